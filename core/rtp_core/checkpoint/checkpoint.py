@@ -1,0 +1,50 @@
+"""Checkpoint: everything that the files of one model say, under one set of names.
+
+Tensors are views of the mapped files, under Hugging Face's names and in its order of axes; whether they
+are the right ones for the architecture is for the models to check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from rtp_core.config import ModelConfig
+from rtp_core.memory.buffer import Buffer
+
+Format = Literal["gguf", "safetensors"]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerFiles:
+    """A tokenizer as Hugging Face stores it: the `tokenizer.json`, and what `tokenizer_config.json` holds."""
+
+    tokenizer_json: Path
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class GgufTokenizer:
+    """A tokenizer as GGUF stores it: the file's `tokenizer.*` metadata."""
+
+    path: Path
+    metadata: Mapping[str, Any]
+
+
+TokenizerSource = TokenizerFiles | GgufTokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """An opened model. The files stay mapped for as long as any tensor lives; there is nothing to close."""
+
+    path: Path
+    format: Format
+    config: ModelConfig
+    tensors: Mapping[str, Buffer]  # of Buffers and QBuffers; a look-up makes a view, and at most copies that one tensor
+    tokenizer: TokenizerSource | None
+    chat_template: str | None
+    generation_config: Mapping[str, Any]  # checked values only, see hugging_face.generation_config
+    nbytes: int  # of all tensors as stored

@@ -1,0 +1,1 @@
+"""F2: the contract between models and hardware. Ops, plan, plugin loader, reference device."""

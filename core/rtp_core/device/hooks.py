@@ -1,0 +1,33 @@
+"""The hooks of a plugin, called once per process and never on the token path."""
+
+from __future__ import annotations
+
+import pluggy
+
+from rtp_core.device.device import Device
+from rtp_core.device.manifest import DeviceConfig, DeviceInfo, Manifest
+from rtp_core.device.op import No
+
+PROJECT = "rtp"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+class PluginHooks:
+    """What the module named by an `rtp.devices` entry point defines, each marked with `hookimpl`."""
+
+    @hookspec(firstresult=True)
+    def rtp_device_manifest(self) -> Manifest:  # type: ignore[empty-body]
+        """What the plugin is. Loads no SDK and nothing native."""
+
+    @hookspec(firstresult=True)
+    def rtp_device_probe(self) -> list[DeviceInfo] | No:  # type: ignore[empty-body]
+        """The devices that are there now, or No(reason) where the hardware is cleanly absent."""
+
+    @hookspec(firstresult=True)
+    def rtp_device_create(self, info: DeviceInfo, config: DeviceConfig) -> Device:  # type: ignore[empty-body]
+        """Open a device that the probe found."""
+
+    @hookspec(firstresult=True)
+    def rtp_env_report(self) -> dict[str, str]:  # type: ignore[empty-body]
+        """Versions of drivers, SDKs and firmware, for `rtp env`. Optional."""

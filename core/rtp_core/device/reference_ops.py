@@ -1,0 +1,141 @@
+"""One NumPy definition of every primitive: its meaning, the reference device and the oracle of its tests.
+
+Plain arrays in, plain arrays out, computed in float32. Written to be read, not to be fast.
+Letters as in `primitives`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtp_core.errors import ConfigError
+from rtp_core.memory.qbuffer import QuantScheme
+
+Array = NDArray[Any]
+Floats = NDArray[np.float32]
+
+
+def f32(x: Array) -> Floats:
+    return x if x.dtype == np.float32 else x.astype(np.float32)
+
+
+def gemm(a: Array, b: Array, bias: Array | None, trans_b: bool) -> Floats:
+    y: Floats = f32(a) @ (f32(b).swapaxes(-1, -2) if trans_b else f32(b))
+    return y if bias is None else y + f32(bias)
+
+
+def rms_norm(x: Array, weight: Array, eps: float) -> Floats:
+    y = f32(x)
+    scaled: Floats = y / np.sqrt(np.mean(y * y, axis=-1, keepdims=True) + np.float32(eps))
+    return scaled * f32(weight)
+
+
+def layer_norm(x: Array, weight: Array, bias: Array, eps: float) -> Floats:
+    y = f32(x) - np.mean(f32(x), axis=-1, keepdims=True)
+    scaled: Floats = y / np.sqrt(np.mean(y * y, axis=-1, keepdims=True) + np.float32(eps))
+    return scaled * f32(weight) + f32(bias)
+
+
+def activation(x: Array, kind: str) -> Floats:
+    """gelu is x * Phi(x); gelu_tanh is its approximation of arXiv:1606.08415, section 2."""
+    y = f32(x)
+    result: Floats
+    match kind:
+        case "silu":
+            result = y * sigmoid(y)
+        case "sigmoid":
+            result = sigmoid(y)
+        case "relu":
+            result = np.maximum(y, np.float32(0))
+        case "tanh":
+            result = np.tanh(y)
+        case "gelu":
+            erf = np.vectorize(math.erf, otypes=[np.float32])
+            result = np.float32(0.5) * y * (1 + erf(y * np.float32(math.sqrt(0.5)))) if y.size else y
+        case "gelu_tanh":
+            inner = np.float32(math.sqrt(2 / math.pi)) * (y + np.float32(0.044715) * y**3)
+            result = np.float32(0.5) * y * (1 + np.tanh(inner))
+        case _:
+            raise ConfigError(f"unknown activation {kind!r}")
+    return result
+
+
+def sigmoid(y: Floats) -> Floats:
+    """1 / (1 + exp(-y)), without overflow on either side."""
+    e = np.exp(-np.abs(y))
+    return np.where(y >= 0, 1 / (1 + e), e / (1 + e)).astype(np.float32)
+
+
+def softmax(x: Array, scale: float, softcap: float | None, mask: Array | None) -> Floats:
+    y = f32(x) * np.float32(scale)
+    if softcap is not None:
+        y = np.float32(softcap) * np.tanh(y / np.float32(softcap))
+    if mask is not None:
+        y = y + mask
+    if not y.size:
+        return y
+    top = np.max(y, axis=-1, keepdims=True)
+    e = np.exp(y - np.where(np.isneginf(top), np.float32(0), top))
+    total = np.sum(e, axis=-1, keepdims=True)
+    result: Floats = e / np.where(total == 0, np.float32(1), total)
+    return result
+
+
+def rope(x: Array, cos: Floats, sin: Floats, positions: Array) -> Floats:
+    y = f32(x).copy()
+    n = cos.shape[1]
+    c, s = cos[positions][:, None, :], sin[positions][:, None, :]
+    first, second = y[..., :n].copy(), y[..., n : 2 * n].copy()
+    y[..., :n] = first * c - second * s
+    y[..., n : 2 * n] = second * c + first * s
+    return y
+
+
+def top_k(x: Array, k: int) -> tuple[Array, NDArray[np.int32]]:
+    order = np.argsort(-f32(x), axis=-1, kind="stable")[:, :k]
+    return np.take_along_axis(x, order, axis=-1), order.astype(np.int32)
+
+
+def quantize(
+    x: Array, scheme: QuantScheme
+) -> tuple[NDArray[np.uint8], NDArray[np.float16], NDArray[np.float16] | None]:
+    """Codes [N, groups, payload bytes], scales and zeros [N, groups].
+
+    Source: quantize_row_q4_0_ref, _q4_1_ref and _q8_0_ref of llama.cpp give these scales: symmetric
+    4-bit codes map the value of largest magnitude to -8, asymmetric ones the range to 0..15.
+    """
+    groups = f32(x).reshape(x.shape[0], x.shape[1] // scheme.group, scheme.group)
+    low = groups.min(axis=-1) if groups.size else np.zeros(groups.shape[:2], np.float32)
+    high = groups.max(axis=-1) if groups.size else np.zeros(groups.shape[:2], np.float32)
+    zeros: NDArray[np.float16] | None = None
+    if not scheme.symmetric:
+        step, base = (high - low) / np.float32(2**scheme.bits - 1), low
+        zeros = low.astype(np.float16)
+    elif scheme.offset:
+        step, base = np.where(-low >= high, low, high) / np.float32(-scheme.offset), np.zeros_like(low)
+    else:
+        step, base = np.maximum(-low, high) / np.float32(2 ** (scheme.bits - 1) - 1), np.zeros_like(low)
+    inverse = np.divide(1, step, out=np.zeros_like(step), where=step != 0)
+    codes = np.rint((groups - base[..., None]) * inverse[..., None]) + scheme.offset
+    if scheme.bits == 8:
+        return codes.clip(-127, 127).astype(np.int8).view(np.uint8), step.astype(np.float16), zeros
+    codes = codes.clip(0, 2**scheme.bits - 1).astype(np.uint8)
+    half = scheme.group // 2
+    return codes[..., :half] | (codes[..., half:] << 4), step.astype(np.float16), zeros
+
+
+def dequantize(payload: Array, scales: Array, zeros: Array | None, scheme: QuantScheme) -> Floats:
+    """payload: [N, groups, payload bytes]; scales, zeros: [N, groups]; returns [N, K], exact in float32."""
+    if scheme.packing == "halves":
+        low, high = payload.view(np.uint8) & 15, payload.view(np.uint8) >> 4
+        codes = np.concatenate([low, high], axis=-1).astype(np.float32)
+    else:
+        codes = payload.view(np.int8).astype(np.float32)
+    y = f32(scales)[..., None] * (codes - np.float32(scheme.offset))
+    if zeros is not None:
+        y = y + f32(zeros)[..., None]
+    return y.reshape(payload.shape[0], payload.shape[1] * scheme.group)

@@ -1,0 +1,156 @@
+"""The services of a device that are not ops: memory, copies, events, weights, collectives."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtp_core import dtypes
+from rtp_core.device.attention_batch import AttentionBatch
+from rtp_core.device.kv_layout import KVLayout
+from rtp_core.dtypes import DType
+from rtp_core.errors import DeviceError
+from rtp_core.memory.arena import Arena
+from rtp_core.memory.buffer import Buffer, Shape
+from rtp_core.memory.qbuffer import QBuffer
+from rtp_core.memory.space import HOST, MemorySpace, Region, reserve_host
+
+
+class Event:
+    """A point in a device's work. This one, of a device that works synchronously, has always passed."""
+
+    def wait(self) -> None:
+        """Make later work of the device wait for this point."""
+
+    def synchronize(self) -> None:
+        """Make the host wait for this point."""
+
+
+class Communicator:
+    """Collectives among the processes of one model. This one is alone: what it has is the result."""
+
+    rank = 0
+    world_size = 1
+
+    def broadcast(self, x: Buffer, root: int = 0) -> Buffer:
+        return x
+
+    def all_reduce(self, x: Buffer) -> Buffer:
+        """Sum over ranks, in place."""
+        return x
+
+    def all_gather(self, x: Buffer) -> Buffer:
+        """x: [T, n] -> [T, n * world_size]."""
+        return x
+
+
+class Services:
+    """Memory and order. Defaults serve a synchronous device in host memory; others override what differs."""
+
+    space: MemorySpace = HOST
+    alignment: int = 64  # bytes, of every allocation
+    default_dtype: str = "float32"  # of activations under dtype "auto"
+    kv_layout: KVLayout = KVLayout()
+
+    arena: Arena
+    communicator: Communicator
+
+    # -- memory --------------------------------------------------------------------------------------------------
+
+    def memory_info(self) -> tuple[int, int]:
+        """Bytes of this device's memory: (total, free). The default reads the host's."""
+        return host_memory_info()
+
+    def reserve(self, nbytes: int) -> Region:
+        """Reserve the region that the arena manages. Raises OutOfMemoryError."""
+        return reserve_host(nbytes)
+
+    def alloc(self, shape: Shape, dtype: DType, tag: str) -> Buffer:
+        """A buffer from the arena, contents undefined. Raises OutOfMemoryError, carrying the table."""
+        size = dtype.itemsize
+        for extent in shape:
+            size *= extent
+        return Buffer(self.arena.allocate(size, tag), dtype, shape)
+
+    # -- movement ------------------------------------------------------------------------------------------------
+
+    def copy(self, dst: Buffer, src: Buffer) -> None:
+        """dst[...] = src: same shape and dtype, any strides, any memory that this device or the host can address."""
+        if dst.shape != src.shape or dst.dtype is not src.dtype:
+            raise DeviceError(f"cannot copy {src!r} to {dst!r}", why="shapes and dtypes must be equal")
+        np.copyto(dst.numpy(), src.numpy(), casting="no")
+
+    def non_blocking_copy(self, dst: Buffer, src: Buffer) -> Event:
+        """Start `copy` on a stream of its own. `dst` is ready once the event has passed."""
+        self.copy(dst, src)
+        return self.event()
+
+    def event(self) -> Event:
+        """Mark the device's work up to here."""
+        return Event()
+
+    def synchronize(self) -> None:
+        """Wait for all of the device's work."""
+
+    def upload(self, array: NDArray[Any], tag: str) -> Buffer:
+        """A buffer of this device with the contents of a host array."""
+        source = Buffer.borrow(np.ascontiguousarray(array), tag)
+        result = self.alloc(source.shape, source.dtype, tag)
+        self.copy(result, source)
+        return result
+
+    def download(self, x: Buffer) -> NDArray[Any]:
+        """A host array with the contents of a buffer. It owns its memory."""
+        array: NDArray[Any] = np.empty(x.shape, x.dtype.numpy)
+        self.copy(Buffer.borrow(array), x)
+        self.synchronize()
+        return array
+
+    # -- weights, capture, attention plan ------------------------------------------------------------------------
+
+    def prepare_weight(self, weight: Buffer, tag: str) -> Buffer:
+        """Bring a weight [N, K] from host memory into this device's, in the layout its kernels like best.
+
+        A Buffer stays a Buffer and a QBuffer a QBuffer, with `layout` named; this device's gemm,
+        gather_rows and dequantize accept every layout this returns. The default keeps the layout.
+        """
+        if not isinstance(weight, QBuffer):
+            return self._bring(weight, tag)
+        zeros = None if weight.zeros is None else self._bring(weight.zeros, tag)
+        payload, scales = self._bring(weight.payload, tag), self._bring(weight.scales, tag)
+        return QBuffer(weight.scheme, (weight.shape[0], weight.shape[1]), payload, scales, zeros, layout=weight.layout)
+
+    def _bring(self, x: Buffer, tag: str) -> Buffer:
+        result = self.alloc(x.shape, x.dtype, tag)
+        self.copy(result, x)
+        return result
+
+    def plan_attention(self, batch: AttentionBatch) -> Any:
+        """Whatever this device's attention wants to work out once per step; handed back as `batch.plan`."""
+        return None
+
+    def capture(self, step: Callable[[], None]) -> Callable[[], None] | None:
+        """Record a step of fixed shapes and return its replay. None: this device runs eagerly."""
+        return None
+
+    def close(self) -> None:
+        """Give back what the device holds outside its arena: threads, handles, contexts."""
+
+
+def host_memory_info() -> tuple[int, int]:
+    """Bytes of host memory: (total, available without swapping). Reads /proc/meminfo, else sysconf."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    total = page * os.sysconf("SC_PHYS_PAGES")
+    try:
+        with open("/proc/meminfo", encoding="ascii") as meminfo:
+            fields = dict(line.split(":", 1) for line in meminfo)
+        return total, int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):
+        return total, page * os.sysconf("SC_AVPHYS_PAGES") if "SC_AVPHYS_PAGES" in os.sysconf_names else total
+
+
+INDEX = dtypes.int32  # of token ids, positions, slots and block tables on every device

@@ -1,0 +1,90 @@
+"""The engine: the loop that takes requests to tokens, and the only place where scheduler and runner meet."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from rtp_core.engine.text_output import TextOutput
+from rtp_core.request import FinishReason, Request, TokenLogprobs
+from rtp_core.runner.model_runner import ModelRunner
+from rtp_core.runner.step_result import StepResult
+from rtp_core.scheduled_batch import ScheduledBatch
+from rtp_core.scheduler.scheduler import Scheduler
+from rtp_core.text.tokenizer import Tokenizer
+
+
+class Progress(NamedTuple):
+    """What one step did for one request. `text` is the piece that became certain, often empty.
+
+    prompt_logprobs: by position, those computed in this step. finish_reason: set with the last piece.
+    """
+
+    request_id: str
+    text: str
+    token_id: int | None
+    logprobs: TokenLogprobs | None
+    prompt_logprobs: dict[int, TokenLogprobs]
+    finish_reason: FinishReason | None
+
+
+class Engine:
+    """Not thread-safe: one caller adds, steps and aborts."""
+
+    def __init__(self, scheduler: Scheduler, runner: ModelRunner, tokenizer: Tokenizer) -> None:
+        self._scheduler, self._runner, self._tokenizer = scheduler, runner, tokenizer
+        self._texts: dict[str, TextOutput] = {}
+
+    @property
+    def has_unfinished(self) -> bool:
+        return self._scheduler.has_unfinished
+
+    def add(self, request: Request) -> None:
+        """Queue a request. Raises RequestError where it can never be served."""
+        self._scheduler.add(request)
+        self._texts[request.request_id] = TextOutput(self._tokenizer, request.sampling.stop)
+
+    def abort(self, request_id: str) -> bool:
+        """Drop a request and free its blocks. False where it is already done."""
+        self._texts.pop(request_id, None)
+        return self._scheduler.abort(request_id)
+
+    def step(self) -> list[Progress]:
+        """Run one step of every request that is due. When it raises, no request has changed."""
+        batch = self._scheduler.schedule()
+        result = self._runner.execute(batch)
+        return self._update(batch, result)
+
+    def check_integrity(self) -> None:
+        """Assert that requests, queues and blocks agree."""
+        self._scheduler.check_integrity()
+
+    def _update(self, batch: ScheduledBatch, result: StepResult) -> list[Progress]:
+        self._scheduler.update(batch, result.token_ids)
+        progress = []
+        for i, scheduled in enumerate(batch.requests):
+            request, token_id = scheduled.request, result.token_ids[i]
+            text = "" if token_id is None else self._advance_text(request, token_id)
+            progress.append(
+                Progress(
+                    request.request_id,
+                    text,
+                    token_id,
+                    result.logprobs[i],
+                    result.prompt_logprobs[i],
+                    request.finish_reason,
+                )
+            )
+        return progress
+
+    def _advance_text(self, request: Request, token_id: int) -> str:
+        output = self._texts[request.request_id]
+        piece = output.feed(token_id)
+        if request.is_finished:
+            piece += output.finish()
+        elif output.is_stopped:
+            self._scheduler.finish(request.request_id, "stop")
+        if output.is_stopped:
+            request.finish_reason = "stop"  # it may have reached its length with the same token
+        if request.is_finished:
+            del self._texts[request.request_id]
+        return piece

@@ -1,0 +1,93 @@
+"""Every error that rtp raises on purpose.
+
+RtpError                         what, where, why, and the next command
+  ConfigError (ValueError)       a bad option, sampling value or engine setting
+  ModelError                     the model or one of its files cannot be used
+    CheckpointError              a file is missing, truncated, or lies about itself
+    UnsupportedModelError        a well-formed model that rtp cannot run
+  RequestError (ValueError)      one request cannot be served; the engine lives on
+  DeviceError                    a device cannot be used
+    DeviceUnavailableError       the plugin's state is not AVAILABLE
+    ContractError (TypeError)    a plugin breaks the device contract
+  OutOfMemoryError (MemoryError) an arena is exhausted; carries its table
+  CacheError (OSError)           the cache folder cannot be written
+  NetworkError                   a download failed
+  MemorySpaceError (TypeError)   host access to memory the host cannot address
+  DoubleFreeError (RuntimeError) memory was given back twice
+"""
+
+from __future__ import annotations
+
+
+class RtpError(Exception):
+    """What went wrong, where, why, and one next command.
+
+    `str()` joins the parts in that order; front ends may lay them out on lines.
+    """
+
+    def __init__(self, what: str, *, where: str = "", why: str = "", hint: str = "") -> None:
+        self.what, self.where, self.why, self.hint = what, where, why, hint
+        text = what
+        if where:
+            text += f" in {where}"
+        if why:
+            text += f": {why}"
+        if hint:
+            text += f" ({hint})"
+        super().__init__(text)
+
+
+class ConfigError(RtpError, ValueError):
+    """A bad option, sampling value or engine setting."""
+
+
+class ModelError(RtpError):
+    """The model, or one of its files, cannot be used."""
+
+
+class CheckpointError(ModelError):
+    """A file is missing, truncated, or says something impossible about itself."""
+
+
+class UnsupportedModelError(ModelError):
+    """A well-formed model with an architecture or a setting that rtp cannot run."""
+
+
+class RequestError(RtpError, ValueError):
+    """One request cannot be served; other requests are not touched."""
+
+
+class DeviceError(RtpError):
+    """A device cannot be used."""
+
+
+class DeviceUnavailableError(DeviceError):
+    """The chosen plugin is not AVAILABLE; carries the original exception as `__cause__`."""
+
+
+class ContractError(DeviceError, TypeError):
+    """A plugin breaks the device contract; the message says what was expected and got."""
+
+
+class OutOfMemoryError(RtpError, MemoryError):
+    """An arena cannot serve an allocation; `table` lists what holds the memory."""
+
+    def __init__(self, what: str, *, table: str = "", where: str = "", why: str = "", hint: str = "") -> None:
+        super().__init__(what, where=where, why=why, hint=hint)
+        self.table = table
+
+
+class CacheError(RtpError, OSError):
+    """The cache folder cannot be written."""
+
+
+class NetworkError(RtpError):
+    """A download failed."""
+
+
+class MemorySpaceError(RtpError, TypeError):
+    """The host touched memory that it cannot address."""
+
+
+class DoubleFreeError(RtpError, RuntimeError):
+    """Memory was given back twice, or was never taken."""

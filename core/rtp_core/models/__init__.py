@@ -1,0 +1,1 @@
+"""F3: models, each an assembly over the ladder named after its `model_type`."""

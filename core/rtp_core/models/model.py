@@ -1,0 +1,77 @@
+"""From a config and tensors to a model on a device, and what that model asks of the ladder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from rtp_core.config import ModelConfig, check_model_type
+from rtp_core.device.device import Device
+from rtp_core.device.plan import Demand
+from rtp_core.device.weights import LayerWeights, Linear, ModelWeights, MoeWeights
+from rtp_core.errors import UnsupportedModelError
+from rtp_core.memory.buffer import Buffer
+from rtp_core.memory.qbuffer import QBuffer
+from rtp_core.models import llama, qwen2
+from rtp_core.models.weight_loader import WeightLoader
+
+Load = Callable[[ModelConfig, WeightLoader, Device, int], ModelWeights]
+MODELS: Mapping[str, Load] = {"llama": llama.load, "mistral": llama.load, "qwen2": qwen2.load}
+
+
+def load_model(
+    config: ModelConfig, loader: WeightLoader, device: Device, max_model_len: int, where: str
+) -> ModelWeights:
+    """Raises UnsupportedModelError for an unknown model type or activation, CheckpointError for bad tensors."""
+    check_model_type(config.model_type, MODELS, where)
+    if config.hidden_act not in llama.HIDDEN_ACTS:
+        known = ", ".join(sorted(llama.HIDDEN_ACTS))
+        raise UnsupportedModelError(f"hidden_act is {config.hidden_act!r}", where=where, why=f"supported are {known}")
+    return MODELS[config.model_type](config, loader, device, max_model_len)
+
+
+def demand(config: ModelConfig, weights: ModelWeights) -> Demand:
+    """What the plan needs to know: dtypes, static sizes, and per op the schemes and features it will meet."""
+    schemes: dict[str, set[str]] = {}
+    features: dict[str, set[str]] = {}
+
+    def meets(linears: tuple[Linear, ...], *ops: str) -> None:
+        for op in ops:
+            for linear in linears:
+                schemes.setdefault(op, set()).add(_scheme(linear.weight))
+                if linear.bias is not None:
+                    features.setdefault(op, set()).add("bias")
+
+    schemes["gather_rows"] = {_scheme(weights.embedding)}
+    meets((weights.lm_head,), "lm_head", "linear", "gemm")
+    for layer in weights.layers:
+        _layer_meets(layer, meets)
+    dims = {name: getattr(config, name) for name in _DIMS}
+    return Demand(
+        weights.dtype.name,
+        dims,
+        {op: tuple(sorted(met)) for op, met in schemes.items()},
+        {op: frozenset(met) for op, met in features.items()},
+    )
+
+
+_DIMS = (
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+    "num_hidden_layers",
+)
+_LAYERS = ("decoder_layer", "model_forward")
+
+
+def _layer_meets(layer: LayerWeights, meets: Callable[..., None]) -> None:
+    meets(layer.attention.qkv, "gemm", "linear", "qkv_linear", "attention_layer", *_LAYERS)
+    meets((layer.attention.o,), "gemm", "linear", "attention_layer", *_LAYERS)
+    assert not isinstance(layer.ffn, MoeWeights)
+    meets((*layer.ffn.up, layer.ffn.down), "gemm", "linear", "ffn_layer", *_LAYERS)
+
+
+def _scheme(weight: Buffer) -> str:
+    return weight.scheme.name if isinstance(weight, QBuffer) else "none"

@@ -1,0 +1,1 @@
+"""F4: runs a scheduled batch on a device."""

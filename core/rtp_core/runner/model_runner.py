@@ -1,0 +1,107 @@
+"""From a scheduled batch to token ids: runs the model through the plan, takes the logits that are needed, samples."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtp_core.device.device import Device
+from rtp_core.device.host_sampling import token_logprobs
+from rtp_core.device.plan import Plan
+from rtp_core.device.weights import ModelWeights
+from rtp_core.kv.kv_cache import KVCache
+from rtp_core.memory.buffer import Buffer
+from rtp_core.request import TokenLogprobs
+from rtp_core.runner.step_inputs import step_inputs
+from rtp_core.runner.step_result import StepResult
+from rtp_core.sampling.sampling_batch import SamplingBatch
+from rtp_core.scheduled_batch import ScheduledBatch, ScheduledRequest
+
+PROMPT_ROWS = 64  # prompt positions whose logits are held at once: each takes vocab_size floats
+
+
+class ModelRunner:
+    """Holds references only: the plan's tables, the weights, and the cache that they run with."""
+
+    def __init__(self, plan: Plan, weights: ModelWeights, cache: KVCache) -> None:
+        self._plan, self._weights, self._cache = plan, weights, cache
+
+    def execute(self, batch: ScheduledBatch) -> StepResult:
+        """Run one step. Changes blocks of the KV cache and nothing else: a step that failed can run again."""
+        ops = self._plan.ops("decode" if batch.num_decode == len(batch.requests) else "prefill")
+        ends = np.cumsum([s.num_tokens for s in batch.requests])
+        yielding = [i for i, s in enumerate(batch.requests) if s.yields_token]
+        asked = [i for i, s in enumerate(batch.requests) if _num_prompt_rows(s)]
+        last_rows = [ends[i : i + 1] - 1 for i in yielding]
+        prompt_rows = [
+            ends[i] - batch.requests[i].num_tokens + np.arange(_num_prompt_rows(batch.requests[i])) for i in asked
+        ]
+        logit_rows = np.concatenate([*last_rows, *prompt_rows, []]).astype(np.int32)
+        inputs, device_rows = step_inputs(ops, batch, self._cache.block_size, logit_rows)
+        hidden = ops.model_forward(self._weights, self._cache.layers, inputs)
+        result = StepResult([None] * len(batch.requests), [None] * len(batch.requests), [{} for _ in batch.requests])
+        if yielding:
+            self._sample(ops, batch, yielding, self._logits(ops, hidden, device_rows[: len(yielding)]), result)
+        start = len(yielding)
+        for i in asked:
+            stop = start + _num_prompt_rows(batch.requests[i])
+            self._prompt_logprobs(ops, batch.requests[i], hidden, device_rows[start:stop], result.prompt_logprobs[i])
+            start = stop
+        return result
+
+    def _logits(self, ops: Device, hidden: Buffer, rows: Buffer) -> Buffer:
+        """[rows, V] float32."""
+        return ops.lm_head(ops.gather_rows(hidden, rows), self._weights.lm_head)
+
+    def _sample(
+        self, ops: Device, batch: ScheduledBatch, yielding: list[int], logits: Buffer, result: StepResult
+    ) -> None:
+        sampling = SamplingBatch.of([batch.requests[i].request for i in yielding])
+        chosen = ops.sample(
+            logits,
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            min_p=sampling.min_p,
+            uniforms=sampling.uniforms,
+        )
+        for i, token_id in zip(yielding, chosen.tolist(), strict=True):
+            result.token_ids[i] = token_id
+        wanted = np.flatnonzero(sampling.num_logprobs >= 0)
+        if len(wanted):
+            dicts = _logprobs(ops.download(logits)[wanted], chosen[wanted], sampling.num_logprobs[wanted])
+            for row, logprobs in zip(wanted.tolist(), dicts, strict=True):
+                result.logprobs[yielding[row]] = logprobs
+
+    def _prompt_logprobs(
+        self, ops: Device, scheduled: ScheduledRequest, hidden: Buffer, rows: Buffer, found: dict[int, TokenLogprobs]
+    ) -> None:
+        """Row i of the chunk predicts the prompt token at position start + i + 1."""
+        top = scheduled.request.sampling.prompt_logprobs
+        for start in range(0, len(rows), PROMPT_ROWS):
+            stop = min(start + PROMPT_ROWS, len(rows))
+            positions = range(scheduled.start + start + 1, scheduled.start + stop + 1)
+            tokens = np.array(scheduled.request.prompt_token_ids[positions.start : positions.stop], np.int64)
+            logits = ops.download(self._logits(ops, hidden, rows[start:stop]))
+            found.update(zip(positions, _logprobs(logits, tokens, np.full(len(tokens), top)), strict=True))
+
+
+def _num_prompt_rows(scheduled: ScheduledRequest) -> int:
+    """How many rows of the chunk predict a prompt token whose log probability is asked for."""
+    request = scheduled.request
+    if request.sampling.prompt_logprobs is None:
+        return 0
+    return max(0, min(scheduled.num_tokens, request.num_prompt_tokens - 1 - scheduled.start))
+
+
+def _logprobs(
+    logits: NDArray[np.float32], token_ids: NDArray[np.int64], num_top: NDArray[np.int64]
+) -> list[TokenLogprobs]:
+    """Per row [R] of logits [R, V]: the token's own log probability first, then those of its num_top best."""
+    own, top_ids, top = token_logprobs(logits, token_ids, int(num_top.max()))
+    dicts: list[TokenLogprobs] = []
+    for row, token_id in enumerate(token_ids.tolist()):
+        k = int(num_top[row])
+        best = zip(top_ids[row, :k].tolist(), top[row, :k].tolist(), strict=True)
+        dicts.append({token_id: float(own[row]), **dict(best)})
+    return dicts

@@ -1,0 +1,1 @@
+"""F3: the sampling parameters of a batch, as arrays."""

@@ -1,0 +1,1 @@
+"""F4: from characters to token ids and back."""

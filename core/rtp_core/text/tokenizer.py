@@ -1,0 +1,154 @@
+"""Tokenizer: text <-> token ids. Wraps the `tokenizers` library, which does the work."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from rtp_core.checkpoint.checkpoint import GgufTokenizer, TokenizerSource
+from rtp_core.checkpoint.mapped_file import read_text
+from rtp_core.errors import CheckpointError, UnsupportedModelError
+from rtp_core.text.byte_alphabet import BYTE_OF_CHARACTER
+from rtp_core.text.gguf_vocabulary import build_tokenizer
+
+_MAX_TOKENIZER_JSON = 256 << 20  # bytes; the largest in use have some 35 MB
+
+_BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+
+# Decoders whose text for a token does not depend on tokens far before it: what streaming rests on.
+_DECODERS = ("ByteLevel", "ByteFallback", "Fuse", "Metaspace", "Replace", "Strip", "WordPiece")
+
+
+class Tokenizer:
+    """Encodes and decodes for one model. Immutable; safe to share between threads.
+
+    `bos_token`, `eos_token` are texts, or None where the model has none; `eos_token_ids` end a text or a turn.
+    """
+
+    def __init__(
+        self,
+        inner: tokenizers.Tokenizer,
+        *,
+        bos_token: str | None = None,
+        eos_tokens: Iterable[str] = (),
+        where: str = "",
+    ) -> None:
+        self._inner = inner
+        inner.no_truncation()
+        inner.no_padding()
+        self.vocab_size: int = max(inner.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        self.special_ids = frozenset(i for i, t in inner.get_added_tokens_decoder().items() if t.special)
+        self.bos_token = bos_token
+        self.bos_token_id = None if bos_token is None else inner.token_to_id(bos_token)
+        known = {text: inner.token_to_id(text) for text in eos_tokens}
+        self.eos_token = next(iter(known), None)
+        self.eos_token_ids = tuple(token for token in known.values() if token is not None)
+        self._decoders = _decoder_types(inner, where)
+        self.is_byte_level = self._decoders == ["ByteLevel"]
+
+    @classmethod
+    def from_source(cls, source: TokenizerSource) -> Tokenizer:
+        """The tokenizer of a checkpoint. Raises CheckpointError or UnsupportedModelError."""
+        if isinstance(source, GgufTokenizer):
+            return cls.from_gguf(source.metadata, source.path)
+        return cls.from_file(source.tokenizer_json, source.config)
+
+    @classmethod
+    def from_file(cls, path: Path, config: Mapping[str, Any] | None = None) -> Tokenizer:
+        """From a `tokenizer.json`; `config` is what tokenizer_config.json holds. Raises CheckpointError."""
+        config = config or {}
+        text = read_text(path, _MAX_TOKENIZER_JSON)
+        try:
+            inner = tokenizers.Tokenizer.from_str(text)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # the library's panics are not Exceptions
+            raise CheckpointError("bad tokenizer", where=str(path), why=str(error)[:300]) from error
+        eos = _token_text(config.get("eos_token"))
+        return cls(
+            inner,
+            bos_token=_token_text(config.get("bos_token")),
+            eos_tokens=() if eos is None else (eos,),
+            where=str(path),
+        )
+
+    @classmethod
+    def from_gguf(cls, metadata: Mapping[str, Any], where: str | Path = "GGUF metadata") -> Tokenizer:
+        """From a GGUF file's `tokenizer.ggml.*` metadata. Raises CheckpointError or UnsupportedModelError."""
+        built = build_tokenizer(metadata, str(where))
+        return cls(built.inner, bos_token=built.bos_token, eos_tokens=built.eos_tokens, where=str(where))
+
+    def encode(self, text: str, *, add_special: bool = True) -> list[int]:
+        """Token ids. `add_special` follows the tokenizer's own rule for BOS; special tokens in `text` are known."""
+        return list(self._inner.encode(_encodable(text), add_special_tokens=add_special).ids)
+
+    def encode_chat(self, text: str) -> list[int]:
+        """Token ids of a rendered chat template, which already holds all special tokens, BOS too."""
+        return self.encode(text, add_special=False)
+
+    def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
+        """Text of `ids`; ids outside the vocabulary have none, broken UTF-8 becomes U+FFFD."""
+        known = [token for token in ids if 0 <= token < self.vocab_size]
+        return str(self._inner.decode(known, skip_special_tokens=skip_special))
+
+    def id_to_token(self, token_id: int) -> str | None:
+        """The vocabulary's own spelling of a token, or None outside it."""
+        return self._inner.id_to_token(token_id)
+
+    def token_to_id(self, token: str) -> int | None:
+        return self._inner.token_to_id(token)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that a token of a byte-level vocabulary stands for; none outside the vocabulary."""
+        return self._token_bytes[token_id] if 0 <= token_id < len(self._token_bytes) else b""
+
+    def is_byte_fallback(self, token_id: int) -> bool:
+        """Whether a token stands for one byte of a character that the vocabulary lacks, as `<0xE2>` does."""
+        token = self.id_to_token(token_id) if 0 <= token_id < self.vocab_size else None
+        return token is not None and _BYTE_TOKEN.fullmatch(token) is not None
+
+    @cached_property
+    def _token_bytes(self) -> list[bytes]:
+        table = [b""] * self.vocab_size
+        for token, token_id in self._inner.get_vocab(with_added_tokens=True).items():
+            if all(character in BYTE_OF_CHARACTER for character in token):
+                table[token_id] = bytes(BYTE_OF_CHARACTER[character] for character in token)
+            else:  # an added token in plain text
+                table[token_id] = token.encode()
+        return table
+
+
+def _encodable(text: str) -> str:
+    """`text` without lone surrogates, which no UTF-8 has; they become U+FFFD as in any lossy conversion."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def _token_text(value: Any) -> str | None:
+    """A token in tokenizer_config: its text, or an object with it."""
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value if isinstance(value, str) and value else None
+
+
+def _decoder_types(inner: tokenizers.Tokenizer, where: str) -> list[str]:
+    """The kinds of decoder in order. Raises UnsupportedModelError for one that streaming cannot follow."""
+    if inner.decoder is None:
+        raise UnsupportedModelError("a tokenizer without a decoder", where=where, why="token texts cannot be joined")
+    state = json.loads(inner.decoder.__getstate__())
+    parts = state["decoders"] if state["type"] == "Sequence" else [state]
+    kinds = [part["type"] for part in parts]
+    if not kinds or any(kind not in _DECODERS for kind in kinds) or ("ByteLevel" in kinds and len(kinds) > 1):
+        raise UnsupportedModelError(
+            f"unsupported decoder {'+'.join(kinds)}", where=where, why=f"supported are {', '.join(_DECODERS)}"
+        )
+    return kinds
