@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from os import PathLike
 from pathlib import Path
@@ -39,9 +40,9 @@ def resolve(name: str | PathLike[str], progress: Progress | None = None) -> Path
 
     Raises ModelError (no such model), NetworkError or CacheError.
     """
-    path = Path(name).expanduser()
-    if path.exists():
-        return path
+    path = os.path.expanduser(name)
+    if os.path.exists(path):  # unlike Path.exists, also answers for names that cannot be paths
+        return Path(path)
     return pull(str(name), progress)
 
 

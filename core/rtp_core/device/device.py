@@ -24,6 +24,7 @@ class Device(Layers):
     """
 
     manifest: ClassVar[Manifest]
+    kind: ClassVar[str]  # the manifest's
     overrides: ClassVar[tuple[Override, ...]] = ()  # of the class and its bases, first asked first
 
     info: DeviceInfo
@@ -31,12 +32,16 @@ class Device(Layers):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        if "manifest" in vars(cls):
+            cls.kind = cls.manifest.kind
         problems = list(_problems(cls))
         if problems:
             raise ContractError(f"{cls.__name__} breaks the device contract", why="; ".join(problems))
         cls.overrides = tuple(sorted(_declared(cls).values(), key=lambda o: (o.op, -o.priority)))
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
+        if not hasattr(cls, "manifest"):
+            raise ContractError(f"{cls.__name__} cannot be created", why="expected a class attribute manifest: Manifest(...)")
         missing = sorted(cls.__abstractmethods__)
         if missing:
             raise ContractError(f"{cls.__name__} cannot be created", why=f"missing primitives: {', '.join(missing)}")
@@ -55,10 +60,6 @@ class Device(Layers):
                 why=f"expected {MIN_BUDGET} to {total}, what it has in all",
             )
         self.arena = Arena(self.reserve(budget), self.alignment)
-
-    @property
-    def kind(self) -> str:
-        return self.manifest.kind
 
     def bound(self, implementations: Mapping[str, Callable[..., Any]]) -> Self:
         """This device with some ops served by the given functions; it shares everything else with it."""

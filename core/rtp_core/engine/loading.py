@@ -97,7 +97,13 @@ def _load(
     )
     scheduler = Scheduler(limits, BlockManager(num_blocks, cache.block_size))
     engine = Engine(scheduler, ModelRunner(plan, weights, cache), tokenizer)
-    eos = frozenset(checkpoint.config.eos_token_ids) | frozenset(tokenizer.eos_token_ids)
+    eos = frozenset(
+        (
+            *checkpoint.config.eos_token_ids,
+            *checkpoint.generation_config.get("eos_token_ids", ()),
+            *tokenizer.eos_token_ids,
+        )
+    )
     return LoadedEngine(engine, checkpoint, tokenizer, device, plan, max_model_len, eos)
 
 

@@ -100,7 +100,7 @@ class Buffer:
                     raise IndexError(f"slice step {step} in axis {axis}: expected a positive step")
                 shape.append(max(0, -(-(stop - start) // step)))
                 strides.append(stride * step)
-                offset += (start if shape[-1] else 0) * stride
+                offset += start * stride
             else:
                 if not -extent <= k < extent:
                     raise IndexError(f"index {k} in axis {axis} of shape {self.shape}")
@@ -126,7 +126,8 @@ class Buffer:
         return self._view(tuple(self.shape[a] for a in axes), tuple(self.strides[a] for a in axes), 0)
 
     def _view(self, shape: Shape, strides: Shape, offset: int) -> Self:
-        offset = self.offset + offset * self.dtype.itemsize
+        # A view of nothing stays at the start: its own offset may lie past the end of its storage.
+        offset = self.offset + (0 if 0 in shape else offset * self.dtype.itemsize)
         return type(self)(self.storage, self.dtype, shape, strides, offset)
 
     # -- the host's view -----------------------------------------------------------------------------------------

@@ -91,6 +91,8 @@ def check_messages(messages: Sequence[Mapping[str, Any]]) -> int:
             value = message.get(key)
             if not isinstance(value, str) or (key == "role" and not value):
                 raise RequestError(f"bad message {n}", why=f"expected a string {key!r}, got {type(value).__name__}")
+            if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+                raise RequestError(f"bad message {n}", why=f"its {key!r} has half a surrogate pair, which is no text")
             size += len(value)
     return size
 

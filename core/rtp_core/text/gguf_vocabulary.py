@@ -54,8 +54,8 @@ def build_tokenizer(metadata: Mapping[str, Any], where: str) -> BuiltTokenizer:
     bos = vocabulary.token_at("bos_token_id")
     eos = [vocabulary.token_at(key) for key in ("eos_token_id", "eot_token_id")]
     starts_with_bos = kind == "llama" or metadata.get("tokenizer.ggml.pre") == "llama-bpe"
-    prefix = [bos] if bos and vocabulary.flag("add_bos_token", starts_with_bos) else []
-    suffix = [eos[0]] if eos[0] and vocabulary.flag("add_eos_token", False) else []
+    prefix = [bos] if vocabulary.flag("add_bos_token", starts_with_bos) and bos else []
+    suffix = [eos[0]] if vocabulary.flag("add_eos_token", False) and eos[0] else []
     if prefix or suffix:
         inner.post_processor = _framed(inner, prefix, suffix)
     return BuiltTokenizer(inner, bos, tuple(dict.fromkeys(token for token in eos if token)))

@@ -1,0 +1,1 @@
+"""F6: the command line. Commands import what is heavy when they run: `rtp --help` stays quick."""

@@ -1,0 +1,57 @@
+"""The `rtp` command with its subcommands, and the one place where their errors end."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from rtp_core import __version__
+from rtp_core.cli import bench, devices, env, generate, models
+from rtp_core.cli.console import write
+from rtp_core.cli.errors import report
+
+
+class Commands(TyperGroup):
+    """The outermost command. Errors of the command line itself are typer's to show; they end with 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (Exception, KeyboardInterrupt) as error:
+            if hasattr(error, "exit_code") or isinstance(error, typer.Abort):
+                raise
+            raise typer.Exit(report(error, debug=ctx.meta.get("rtp.debug", False))) from error
+
+
+# Plain help: laying it out with rich costs more time than all the rest of `rtp --help`.
+app = typer.Typer(cls=Commands, rich_markup_mode=None, pretty_exceptions_enable=False)
+app.add_typer(devices.app, name="devices")
+app.command("generate")(generate.generate)
+app.add_typer(models.app, name="models")
+app.add_typer(bench.app, name="bench")
+app.command("env")(env.env)
+
+
+def command() -> TyperGroup | TyperCommand:
+    """What typer makes of it all: call it to run."""
+    return typer.main.get_command(app)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        write(f"rtp {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def rtp(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """LLM inference on any hardware whose vendor publishes a plugin."""
+    if context.invoked_subcommand is None:
+        write(context.get_help() + "\n")

@@ -1,0 +1,86 @@
+"""Where words go: data to standard output, everything said to a human to standard error.
+
+Text from outside (models, plugins, files) is never markup, and never controls a terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from rtp_core.errors import RtpError
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+SCHEMA = 1  # of every JSON document
+
+# C0 and C1 controls and DEL: an escape sequence cannot begin without one of them.
+_CONTROLS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)])
+_UNSAFE = dict.fromkeys(code for code in _CONTROLS if chr(code) not in "\n\t")
+
+
+class OutputError(RtpError):
+    """Standard output cannot be written, as on a full disk."""
+
+
+def write(text: str) -> None:
+    """Text to standard output, at once. On a terminal without control characters, elsewhere as it is.
+
+    Raises BrokenPipeError where nobody reads any more, OutputError where it cannot be written.
+    """
+    _emit(text.translate(_UNSAFE) if sys.stdout.isatty() else text)
+
+
+def write_json(document: dict[str, Any]) -> None:
+    """One document to standard output. ASCII, so that no locale and no terminal can spoil it."""
+    write(json.dumps({"schema": SCHEMA, **document}, indent=2) + "\n")
+
+
+def write_table(table: RenderableType) -> None:
+    """A rich table to standard output; on a terminal in its width, elsewhere as wide as it needs."""
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 500, highlight=False)
+    with console.capture() as captured:
+        console.print(table)
+    _emit("".join(line.rstrip() + "\n" for line in captured.get().splitlines()))  # the escape sequences in it are rich's own: cells are made with `plain`
+
+
+def note(text: str) -> None:
+    """One line for the human."""
+    stderr().print(plain(text), markup=False, highlight=False, soft_wrap=True, style="dim")
+
+
+def stderr() -> Console:
+    """The console on standard error."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def plain(text: str) -> str:
+    """Text from outside without control characters; its lines and tabs become spaces."""
+    return " ".join(text.split()).translate(_CONTROLS)
+
+
+def _emit(text: str) -> None:
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        discard_stdout()  # or the interpreter would fail on the rest when it ends
+        raise OutputError("cannot write standard output", why=error.strerror or str(error)) from error
+
+
+def discard_stdout() -> None:
+    """Let what is still to be written vanish: its reader is gone."""
+    with suppress(OSError, ValueError):  # a stream without a file has nothing to fear
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)

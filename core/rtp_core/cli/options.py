@@ -1,0 +1,120 @@
+"""How options are declared: once each, with their environment variable; and those that commands share.
+
+A group of options is a dataclass; a command takes it as one parameter and is decorated with `with_options`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
+from functools import wraps
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from rtp_core.checkpoint import hub
+from rtp_core.engine.engine_config import EngineConfig
+from rtp_core.errors import ConfigError
+
+_ENGINE = EngineConfig()
+_UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+
+
+def option(flag: str, help: str, **settings: Any) -> Any:
+    """One option; `--max-tokens` can also be given as RTP_MAX_TOKENS."""
+    return typer.Option(flag, help=help, envvar="RTP_" + flag.strip("-").replace("-", "_").upper(), **settings)
+
+
+def _remember_debug(context: typer.Context, value: bool) -> bool:
+    context.meta["rtp.debug"] = value  # shared with the outermost command, which reports errors
+    return value
+
+
+Json = Annotated[bool, option("--json", "One JSON document on standard output.")]
+Debug = Annotated[bool, option("--debug", "Show the traceback of an error.", callback=_remember_debug, is_eager=True)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """The model, the device, and how the first runs on the second."""
+
+    model: Annotated[str, option("--model", "A folder, a GGUF file, a name of `rtp models ls`, or repo/id.")] = (
+        hub.DEFAULT_MODEL
+    )
+    device: Annotated[str, option("--device", "auto, kind, kind:index or kind@dist.")] = _ENGINE.device
+    dtype: Annotated[str, option("--dtype", "auto, float32, bfloat16 or float16.")] = _ENGINE.dtype
+    quantization: Annotated[str | None, option("--quantization", "Quantize float weights at load, as q8_0.")] = None
+    threads: Annotated[int | None, option("--threads", "Host threads; the device's own choice if not given.")] = None
+    max_model_len: Annotated[
+        int | None, option("--max-model-len", "Tokens of prompt and output; the model's own limit if not given.")
+    ] = None
+    max_num_seqs: Annotated[int, option("--max-num-seqs", "Requests that run at once.")] = _ENGINE.max_num_seqs
+    max_num_batched_tokens: Annotated[int, option("--max-num-batched-tokens", "Tokens of one step.")] = (
+        _ENGINE.max_num_batched_tokens
+    )
+    memory_budget: Annotated[
+        str | None, option("--memory-budget", "Device memory for everything, as 4GiB; half of what is free otherwise.")
+    ] = None
+    disable_impl: Annotated[
+        list[str], option("--disable-impl", "An implementation to leave out of the plan. Repeatable.")
+    ] = field(default_factory=list)
+    allow_device_fallback: Annotated[
+        bool, option("--allow-device-fallback", "With --device auto: go on past a broken plugin.")
+    ] = False
+
+    def config(self) -> dict[str, Any]:
+        """Keyword arguments of LLM, but for the model. Raises ConfigError for values no engine can have."""
+        options = asdict(self)
+        del options["model"]
+        options["disable_impl"] = tuple(self.disable_impl)
+        options["memory_budget"] = None if self.memory_budget is None else parse_bytes(self.memory_budget)
+        EngineConfig(**options)  # before a long download, not after it
+        return options
+
+
+def parse_bytes(text: str) -> int:
+    """`4GiB`, `512M`, `1.5GB` or plain bytes as a number of bytes; K, M, G, T alone are powers of 1024.
+
+    Raises ConfigError.
+    """
+    match = re.fullmatch(r"(\d{1,18}(?:\.\d{1,9})?)\s*([KMGT]?)(I?B|)", text.strip().upper())
+    if match is None:
+        raise ConfigError(f"bad size {text!r}", why="expected bytes, or a number with KiB, MiB, GiB or TiB")
+    number, unit, suffix = match.groups()
+    return int(float(number) * (1000 if unit and suffix == "B" else 1024) ** _UNITS[unit])
+
+
+def with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Every parameter that is a dataclass becomes its fields, as parameters that typer understands."""
+    hints = get_type_hints(command, include_extras=True)
+    groups = {name: hint for name, hint in hints.items() if is_dataclass(hint) and isinstance(hint, type)}
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        if name in groups:
+            annotations = get_type_hints(groups[name], include_extras=True)
+            parameters += [_parameter(f.name, annotations[f.name], _default(f)) for f in fields(groups[name])]
+        else:
+            parameters.append(_parameter(name, hints[name], parameter.default))
+
+    @wraps(command)
+    def run(**values: Any) -> None:
+        grouped = {
+            name: group(**{f.name: values.pop(f.name) for f in fields(group)}) for name, group in groups.items()
+        }
+        command(**values, **grouped)
+
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    return run
+
+
+def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _default(field: Field[Any]) -> Any:
+    if field.default_factory is not MISSING:
+        return field.default_factory()
+    return inspect.Parameter.empty if field.default is MISSING else field.default

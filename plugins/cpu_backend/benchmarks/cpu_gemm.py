@@ -1,0 +1,88 @@
+"""The matrix products of SmolLM2-135M alone: milliseconds, GB/s of weights and GOP/s at 1 and at 512 rows.
+
+    python benchmarks/cpu_gemm.py [portable|avx2|avx512] [threads]
+
+Every layer has weights of its own, so that one row reads the whole model from memory, as a decode step does.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from rtp_cpu._native import ffi, lib
+
+LAYERS = 30
+SHAPES = [(960, 576), (576, 576), (3072, 576), (576, 1536)]  # [N, K]: qkv, o, gate and up, down
+VOCABULARY = (49152, 576)
+Q4_1, Q8_0 = 1, 2
+PLAIN = {Q4_1: (16, True), Q8_0: (32, False)}  # payload bytes of a group, whether it has zeros
+
+
+def pointer(array: np.ndarray[Any, Any]) -> Any:
+    return ffi.cast("void *", array.ctypes.data)
+
+
+def packed_weight(device: Any, scheme: int, n: int, k: int, rng: np.random.Generator, arena: list[Any]) -> np.ndarray[Any, Any]:
+    """Random codes in layout rows16, cut from the rest of `arena`, one array: large ones get large pages."""
+    payload_bytes, has_zeros = PLAIN[scheme]
+    payload = rng.integers(0, 256, (n, k // 32, payload_bytes), dtype=np.uint8)
+    scales = np.full((n, k // 32), 0.01, np.float16)
+    size = lib.rtp_cpu_rows16_bytes(scheme, n, k)
+    out, arena[0] = arena[0][:size], arena[0][-(-size // 64) * 64 :]
+    zeros = pointer(scales) if has_zeros else ffi.NULL
+    assert lib.rtp_cpu_rows16_pack(device, scheme, pointer(out), pointer(payload), pointer(scales), zeros, n, k) == 0
+    return out
+
+
+def best_of(rounds: int, run: Callable[[], None]) -> float:
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def main() -> None:
+    isas = ["portable", "avx2", "avx512"]
+    isa = isas.index(sys.argv[1]) if len(sys.argv) > 1 else max(i for i in range(3) if lib.rtp_cpu_isa_available(i))
+    threads = int(sys.argv[2]) if len(sys.argv) > 2 else len(os.sched_getaffinity(0))
+    device = lib.rtp_cpu_device_create(isa, threads)
+    assert device != ffi.NULL, f"{isas[isa]} is not available here"
+    rng = np.random.default_rng(0)
+    arena = [np.empty(128 << 20, np.uint8)]
+    weights = [(Q4_1, n, k, packed_weight(device, Q4_1, n, k, rng, arena)) for _ in range(LAYERS) for n, k in SHAPES]
+    weights.append((Q8_0, *VOCABULARY, packed_weight(device, Q8_0, *VOCABULARY, rng, arena)))
+    print(f"{isas[isa]}, {threads} threads")
+    for rows, with_logits in ((1, True), (4, True), (16, True), (512, False)):
+        chosen = weights if with_logits else weights[:-1]
+        x = rng.standard_normal((rows, 1536)).astype(np.float32)
+        y = np.empty((rows, VOCABULARY[0]), np.float32)
+        calls = [(scheme, pointer(w), n, k) for scheme, n, k, w in chosen]
+        px, py = pointer(x), pointer(y)
+
+        def step(calls: Any = calls, px: Any = px, py: Any = py, rows: int = rows) -> None:
+            for scheme, w, n, k in calls:
+                lib.rtp_cpu_gemm_rows16(device, scheme, 0, py, px, w, 0, ffi.NULL, rows, n, k, VOCABULARY[0], 1536)
+
+        seconds = best_of(5 if rows > 16 else 20, step)
+        nbytes = sum(w.nbytes for *_, w in chosen)
+        ops = 2 * rows * sum(n * k for _, n, k, _ in chosen)
+        print(f"{rows:4} rows: {seconds * 1e3:8.2f} ms {nbytes / seconds / 1e9:7.1f} GB/s {ops / seconds / 1e9:7.0f} GOP/s")
+    n = k = 1024
+    a, b, c = (rng.standard_normal((1024, 1024)).astype(np.float32) for _ in range(3))
+    pa, pb, pc = pointer(a), pointer(b), pointer(c)
+    for rows in (1, 512):
+        seconds = best_of(20, lambda: lib.rtp_cpu_gemm(device, 0, pc, pa, 0, pb, 0, ffi.NULL, 1, rows, n, k, n, k, k, 1, ffi.NULL))  # noqa: B023
+        print(f"float32 {rows:4} x {n} x {k}: {seconds * 1e3:8.3f} ms {2 * rows * n * k / seconds / 1e9:7.1f} GFLOP/s")
+    lib.rtp_cpu_device_destroy(device)
+
+
+if __name__ == "__main__":
+    main()

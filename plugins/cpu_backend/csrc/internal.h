@@ -1,0 +1,64 @@
+/* What the C files share: the device, its pool, and the table of kernels of one instruction set. */
+
+#ifndef RTP_CPU_INTERNAL_H
+#define RTP_CPU_INTERNAL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "rtp_cpu.h"
+
+#define INLINE static inline __attribute__((always_inline, unused))
+
+/* Every kernel once: the table, the ISA's definition of it and the public entry follow this list. */
+#define RTP_KERNELS(X)                                                                                                 \
+    X(binary) X(activation) X(gated_activation) X(cast) X(norm) X(softmax) X(rope) X(gather_rows) X(top_k) X(copy)     \
+    X(gemm) X(rows16_pack) X(gemm_rows16) X(rows16_unpack) X(quantize) X(dequantize) X(kv_write) X(kv_gather)          \
+    X(decode_attention) X(context_attention)
+
+struct rtp_cpu_kernels {
+#define RTP_MEMBER(name) __typeof__(rtp_cpu_##name) *name;
+    RTP_KERNELS(RTP_MEMBER)
+#undef RTP_MEMBER
+};
+
+const struct rtp_cpu_kernels *rtp_cpu_kernels_portable(void);
+#ifdef RTP_CPU_HAVE_X86
+const struct rtp_cpu_kernels *rtp_cpu_kernels_avx2(void);
+const struct rtp_cpu_kernels *rtp_cpu_kernels_avx512(void);
+#endif
+
+/* In a file compiled per ISA, KERNEL(norm) is this ISA's rtp_cpu_norm. */
+#define RTP_PASTE2(a, b) rtp_cpu_##a##_##b
+#define RTP_PASTE(a, b) RTP_PASTE2(a, b)
+#define KERNEL(name) RTP_PASTE(name, RTP_ISA)
+
+/* ---- thread pool ---- */
+
+typedef struct rtp_pool rtp_pool;
+
+struct rtp_cpu_device {
+    const struct rtp_cpu_kernels *kernels;
+    rtp_pool *pool;
+};
+
+/* Items [begin, end) of a job, with this thread's own scratch. */
+typedef void (*rtp_task)(void *job, int64_t begin, int64_t end, void *scratch);
+
+rtp_pool *rtp_pool_create(int threads);
+void rtp_pool_destroy(rtp_pool *pool);
+int rtp_pool_threads(const rtp_pool *pool);
+int64_t rtp_pool_scratch_bytes(const rtp_pool *pool);
+
+/* Every kernel runs between these two, so that one job and one use of the scratch exist at a time. */
+void rtp_pool_lock(rtp_pool *pool);
+void rtp_pool_unlock(rtp_pool *pool);
+
+/* Scratch for the whole job, returned through `shared`, and for each thread. Contents undefined, 64-byte aligned.
+   Valid until the pool is unlocked. Returns an rtp_cpu_status. */
+int rtp_pool_reserve(rtp_pool *pool, int64_t shared_bytes, void **shared, int64_t thread_bytes);
+
+/* Run task over [0, count), in pieces of `grain` items or more; inline where one piece is all. */
+void rtp_pool_run(rtp_pool *pool, rtp_task task, void *job, int64_t count, int64_t grain);
+
+#endif

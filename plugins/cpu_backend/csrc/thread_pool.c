@@ -1,0 +1,206 @@
+/* A pool of N - 1 workers and the caller. Idle workers spin for a short while, then sleep.
+
+   A job is open to whoever comes: the caller never waits for a worker that has not started on it, so a
+   sleeping worker costs nothing but its share, and in a forked child, where no worker exists, the caller
+   does all the work. Pieces are taken from one atomic counter, so a thread that is held up slows only itself. */
+
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+#define SPIN_NS 100000  /* longer than what lies between two ops of one step */
+#define PIECES_PER_THREAD 4
+#define CLOSED (1u << 30)
+
+typedef struct {
+    rtp_pool *pool;
+    int index;
+    pthread_t thread;
+} worker;
+
+typedef struct {
+    char *data;
+    int64_t bytes;
+} block;
+
+struct rtp_pool {
+    /* The job. Written by the caller while the gate is closed and nobody is inside. */
+    rtp_task task;
+    void *job;
+    int64_t count, grain;
+    _Alignas(64) atomic_llong next;
+    _Alignas(64) atomic_uint gate; /* threads that came in, plus CLOSED */
+    _Alignas(64) atomic_uint left; /* threads that went out again */
+    _Alignas(64) atomic_uint epoch; /* counts jobs; what idle workers watch */
+    atomic_int asleep;
+    atomic_int stopping;
+
+    pthread_mutex_t turn;
+    pthread_mutex_t sleep_mutex;
+    pthread_cond_t wake;
+    int threads;
+    int started; /* workers that really exist */
+    pid_t owner;
+    worker *workers;
+    block shared;
+    block *scratch; /* [threads] */
+};
+
+static void pause_cpu(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+static int64_t now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static void take_pieces(rtp_pool *pool, int index) {
+    for (;;) {
+        int64_t begin = atomic_fetch_add_explicit(&pool->next, pool->grain, memory_order_relaxed);
+        if (begin >= pool->count) return;
+        int64_t end = pool->count - begin < pool->grain ? pool->count : begin + pool->grain;
+        pool->task(pool->job, begin, end, pool->scratch[index].data);
+    }
+}
+
+/* A new epoch, or a stop, is there once this returns. */
+static void await_epoch(rtp_pool *pool, unsigned seen) {
+    int64_t deadline = now_ns() + SPIN_NS;
+    do {
+        for (int i = 0; i < 64; i++) {
+            if (atomic_load_explicit(&pool->epoch, memory_order_acquire) != seen) return;
+            pause_cpu();
+        }
+    } while (now_ns() < deadline);
+    pthread_mutex_lock(&pool->sleep_mutex);
+    atomic_fetch_add(&pool->asleep, 1); /* before the last look at epoch: the caller looks in the other order */
+    while (atomic_load(&pool->epoch) == seen) pthread_cond_wait(&pool->wake, &pool->sleep_mutex);
+    atomic_fetch_sub(&pool->asleep, 1);
+    pthread_mutex_unlock(&pool->sleep_mutex);
+}
+
+static void announce(rtp_pool *pool) {
+    atomic_fetch_add(&pool->epoch, 1);
+    if (atomic_load(&pool->asleep) && getpid() == pool->owner) { /* a child has nobody to wake, and maybe a stuck mutex */
+        pthread_mutex_lock(&pool->sleep_mutex);
+        pthread_cond_broadcast(&pool->wake);
+        pthread_mutex_unlock(&pool->sleep_mutex);
+    }
+}
+
+static void *work(void *argument) {
+    worker *self = argument;
+    rtp_pool *pool = self->pool;
+    unsigned seen = 0;
+    for (;;) {
+        await_epoch(pool, seen);
+        if (atomic_load(&pool->stopping)) return NULL;
+        seen = atomic_load_explicit(&pool->epoch, memory_order_acquire);
+        /* May let us into the next job instead, or into one that we were in: both are harmless. */
+        if (atomic_fetch_add(&pool->gate, 1) & CLOSED) continue;
+        take_pieces(pool, self->index);
+        atomic_fetch_add(&pool->left, 1);
+    }
+}
+
+void rtp_pool_run(rtp_pool *pool, rtp_task task, void *job, int64_t count, int64_t grain) {
+    if (count <= 0) return;
+    if (grain < 1) grain = 1;
+    if (count <= grain || pool->started == 0) {
+        task(job, 0, count, pool->scratch[0].data);
+        return;
+    }
+    int64_t piece = count / ((int64_t)pool->threads * PIECES_PER_THREAD);
+    pool->task = task;
+    pool->job = job;
+    pool->count = count;
+    pool->grain = piece > grain ? piece : grain;
+    atomic_store_explicit(&pool->next, 0, memory_order_relaxed);
+    atomic_store_explicit(&pool->left, 0, memory_order_relaxed);
+    atomic_store(&pool->gate, 0);
+    announce(pool);
+    take_pieces(pool, 0);
+    unsigned inside = atomic_fetch_or(&pool->gate, CLOSED);
+    for (int i = 0; atomic_load(&pool->left) != inside; i++) {
+        if (i < 10000) pause_cpu();
+        else sched_yield();
+    }
+}
+
+int rtp_pool_reserve(rtp_pool *pool, int64_t shared_bytes, void **shared, int64_t thread_bytes) {
+    for (int i = -1; i < pool->threads; i++) {
+        block *b = i < 0 ? &pool->shared : &pool->scratch[i];
+        int64_t wanted = i < 0 ? shared_bytes : thread_bytes;
+        if (wanted <= b->bytes) continue;
+        if (wanted > INT64_MAX - 63) return RTP_CPU_OUT_OF_MEMORY;
+        wanted = (wanted + 63) / 64 * 64;
+        free(b->data); /* nothing lives in scratch across calls */
+        b->bytes = 0;
+        b->data = aligned_alloc(64, (size_t)wanted);
+        if (!b->data) return RTP_CPU_OUT_OF_MEMORY;
+        b->bytes = wanted;
+    }
+    if (shared) *shared = pool->shared.data;
+    return RTP_CPU_OK;
+}
+
+void rtp_pool_lock(rtp_pool *pool) { pthread_mutex_lock(&pool->turn); }
+void rtp_pool_unlock(rtp_pool *pool) { pthread_mutex_unlock(&pool->turn); }
+int rtp_pool_threads(const rtp_pool *pool) { return pool->threads; }
+
+int64_t rtp_pool_scratch_bytes(const rtp_pool *pool) {
+    int64_t total = pool->shared.bytes;
+    for (int i = 0; i < pool->threads; i++) total += pool->scratch[i].bytes;
+    return total;
+}
+
+rtp_pool *rtp_pool_create(int threads) {
+    if (threads < 1 || threads > 4096) return NULL;
+    rtp_pool *pool = aligned_alloc(64, (sizeof *pool + 63) / 64 * 64);
+    if (!pool) return NULL;
+    *pool = (rtp_pool){.threads = threads, .owner = getpid()};
+    atomic_store(&pool->gate, CLOSED);
+    pool->workers = calloc((size_t)threads, sizeof *pool->workers);
+    pool->scratch = calloc((size_t)threads, sizeof *pool->scratch);
+    pthread_mutex_init(&pool->turn, NULL);
+    pthread_mutex_init(&pool->sleep_mutex, NULL);
+    pthread_cond_init(&pool->wake, NULL);
+    int ok = pool->workers && pool->scratch;
+    for (int i = 1; ok && i < threads; i++) {
+        pool->workers[i] = (worker){.pool = pool, .index = i};
+        ok = pthread_create(&pool->workers[i].thread, NULL, work, &pool->workers[i]) == 0;
+        pool->started += ok;
+    }
+    if (ok) return pool;
+    rtp_pool_destroy(pool);
+    return NULL;
+}
+
+void rtp_pool_destroy(rtp_pool *pool) {
+    if (!pool) return;
+    if (getpid() == pool->owner) {
+        atomic_store(&pool->stopping, 1);
+        announce(pool);
+        for (int i = 1; i <= pool->started; i++) pthread_join(pool->workers[i].thread, NULL);
+        pthread_cond_destroy(&pool->wake);
+        pthread_mutex_destroy(&pool->sleep_mutex);
+        pthread_mutex_destroy(&pool->turn);
+    }
+    for (int i = 0; pool->scratch && i < pool->threads; i++) free(pool->scratch[i].data);
+    free(pool->shared.data);
+    free(pool->scratch);
+    free(pool->workers);
+    free(pool);
+}

@@ -1,0 +1,90 @@
+"""One opened native device: its handle, addresses as pointers, and statuses as errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rtp_core.plugin import (
+    ACTIVATIONS,
+    Buffer,
+    ConfigError,
+    DeviceError,
+    DType,
+    OutOfMemoryError,
+    dtypes,
+)
+from rtp_cpu._native import ffi, lib
+from rtp_cpu.isa import ISAS
+
+DTYPES: dict[DType, int] = {
+    dtypes.float32: lib.RTP_CPU_F32,
+    dtypes.float16: lib.RTP_CPU_F16,
+    dtypes.bfloat16: lib.RTP_CPU_BF16,
+}
+SCHEMES: dict[str, int] = {"q4_0": lib.RTP_CPU_Q4_0, "q4_1": lib.RTP_CPU_Q4_1, "q8_0": lib.RTP_CPU_Q8_0}
+KINDS: dict[str, int] = {kind: getattr(lib, f"RTP_CPU_{kind.upper()}") for kind in ACTIVATIONS}
+
+NULL = ffi.NULL
+_cast, _POINTER = ffi.cast, ffi.typeof("void *")
+KV_VIEWS = 4096  # kept at most: one per layer of every model that is loaded
+
+
+class Native:
+    """Owns the thread pool. `threads` counts the caller's."""
+
+    def __init__(self, isa: str, threads: int) -> None:
+        if threads < 1:
+            raise ConfigError(f"threads is {threads}", why="expected at least 1")
+        handle = lib.rtp_cpu_device_create(ISAS[isa], threads)
+        if handle == NULL:
+            raise DeviceError(f"cannot start {threads} threads with {isa} kernels", hint="ask for fewer with --threads")
+        self.isa, self.threads = isa, threads
+        self.handle: Any = ffi.gc(handle, lib.rtp_cpu_device_destroy)
+        self._kv: dict[Any, Any] = {}
+
+    def close(self) -> None:
+        """Stop the threads. Twice is once; no op may follow."""
+        ffi.release(self.handle)
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Work space that the kernels hold outside the arena."""
+        return int(lib.rtp_cpu_device_scratch_bytes(self.handle))
+
+    def kv(self, kv: Buffer) -> Any:
+        """A cache [N, 2, K, B, D] as the kernels see it; made once for each layer."""
+        key = (kv.address, kv.shape, kv.strides, kv.dtype)
+        view = self._kv.get(key)
+        if view is None:
+            if len(kv.shape) != 5 or kv.shape[1] != 2 or kv.strides[4] != 1 or kv.dtype not in DTYPES:
+                raise DeviceError(f"cannot use {kv!r} as a KV cache", why="expected floats [N, 2, K, B, D], D contiguous")
+            blocks, _, heads, block_size, head_dim = kv.shape
+            sizes = (blocks, heads, block_size, head_dim)
+            view = ffi.new("rtp_cpu_kv *", (pointer(kv), DTYPES[kv.dtype], *sizes, *kv.strides[:4]))
+            if len(self._kv) >= KV_VIEWS:
+                self._kv.clear()
+            self._kv[key] = view
+        return view
+
+
+def pointer(x: Buffer) -> Any:
+    return _cast(_POINTER, x.address)
+
+
+def int64s(values: tuple[int, ...] | list[int]) -> Any:
+    return ffi.new("int64_t[]", values)
+
+
+def fail(status: int, op: str, *operands: Buffer | None) -> None:
+    """Raise what a status other than 0 means."""
+    where = f"{op} of {', '.join(repr(x) for x in operands if x is not None)}"
+    if status == lib.RTP_CPU_OUT_OF_MEMORY:
+        raise OutOfMemoryError("no host memory left for the work space of a kernel", where=where)
+    if status == lib.RTP_CPU_OUT_OF_RANGE:
+        raise DeviceError("an id, position, slot or block lies outside its table", where=where)
+    raise mismatch(op, *operands)
+
+
+def mismatch(op: str, *operands: Buffer | None) -> DeviceError:
+    shapes = ", ".join(repr(x) for x in operands if x is not None)
+    return DeviceError(f"{op} cannot take these operands", why=f"got {shapes}")

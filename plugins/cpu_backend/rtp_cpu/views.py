@@ -1,0 +1,41 @@
+"""How the kernels see a buffer: as rows of contiguous elements a constant stride apart, where it is that regular."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from rtp_core.plugin import Buffer
+
+
+class Rows(NamedTuple):
+    """`count` rows of `width` elements, `stride` elements apart."""
+
+    count: int
+    width: int
+    stride: int
+
+
+def rows_of(x: Buffer) -> Rows | None:
+    """x [..., width] as rows, or None where its strides need a copy first."""
+    shape, strides = x.shape, x.strides
+    width = shape[-1]
+    if strides[-1] != 1 and width > 1:
+        return None
+    if len(shape) == 2:
+        return Rows(shape[0], width, strides[0])
+    count, stride, reach = 1, width, -1
+    for axis in range(len(shape) - 2, -1, -1):
+        extent = shape[axis]
+        if extent != 1:
+            if reach < 0:
+                stride = strides[axis]
+            elif strides[axis] != reach:
+                return None
+            reach = strides[axis] * extent
+            count *= extent
+    return Rows(count, width, stride)
+
+
+def has_contiguous_rows(x: Buffer) -> bool:
+    """Whether the elements of the last axis are neighbours."""
+    return x.strides[-1] == 1 or x.shape[-1] <= 1

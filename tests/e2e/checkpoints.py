@@ -1,0 +1,77 @@
+"""Small random checkpoints, written by transformers itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+VOCAB = 384
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Bytes as tokens, and an end of text."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    inner = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|end|>")
+
+
+SHAPES = {
+    "llama_tied": dict(tie_word_embeddings=True, num_attention_heads=4, num_key_value_heads=2),
+    "llama_odd_heads": dict(hidden_size=60, num_attention_heads=5, num_key_value_heads=1, head_dim=12),
+    "llama_biases": dict(attention_bias=True, mlp_bias=True, hidden_size=72, num_attention_heads=6, num_key_value_heads=3),
+    "llama_wide_heads": dict(hidden_size=48, num_attention_heads=3, num_key_value_heads=3, head_dim=40),
+    "llama3_rope": dict(
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        rope_parameters={
+            "rope_type": "llama3",
+            "rope_theta": 10000.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64,
+        },
+    ),
+    "qwen2_tied": dict(tie_word_embeddings=True, num_attention_heads=4, num_key_value_heads=2),
+    "qwen2_untied": dict(num_attention_heads=7, num_key_value_heads=1, hidden_size=56),
+}
+
+
+def make_model(shape: str) -> torch.nn.Module:
+    """A random float32 model whose next-token distributions are not flat."""
+    torch.manual_seed(sum(map(ord, shape)))
+    options = dict(
+        vocab_size=VOCAB,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=3,
+        max_position_embeddings=256,
+        tie_word_embeddings=False,
+        initializer_range=0.2,
+        bos_token_id=None,
+        eos_token_id=256,
+        attn_implementation="eager",
+    )
+    options |= SHAPES[shape]
+    is_qwen = shape.startswith("qwen2")
+    model = Qwen2ForCausalLM(Qwen2Config(**options)) if is_qwen else LlamaForCausalLM(LlamaConfig(**options))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_(0, 0.3)
+            elif "norm" in name:
+                parameter.uniform_(0.5, 1.5)
+    return model.eval()
+
+
+def save(model: torch.nn.Module, folder: Path, dtype: torch.dtype = torch.float32, shard: str = "5GB") -> None:
+    """config.json, tokenizer.json and safetensors in `folder`, stored in `dtype`; the model itself becomes what is stored."""
+    model.to(dtype).save_pretrained(folder, max_shard_size=shard)
+    tokenizer().save_pretrained(folder)
+    model.to(torch.float32)

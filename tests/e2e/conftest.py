@@ -1,0 +1,46 @@
+"""One oracle and one engine per device for the whole session: loading is the slow part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from oracle import llama_of_gguf
+
+from rtp_core import LLM
+
+TEXTS = Path(__file__).parent.parent / "data" / "texts"
+BUDGET = 3 << 30  # bytes: the float32 model takes 540 MiB
+
+OpenModel = Callable[[str, str], LLM]
+
+
+@pytest.fixture(scope="session")
+def oracle_model(default_model_path: Path) -> torch.nn.Module:
+    torch.set_num_threads(2)
+    return llama_of_gguf(default_model_path)
+
+
+@pytest.fixture(scope="session")
+def open_model(default_model_path: Path) -> Iterator[OpenModel]:
+    """The default model on a device under a dtype, opened once."""
+    opened: dict[tuple[str, str], LLM] = {}
+
+    def get(device: str, dtype: str) -> LLM:
+        if (device, dtype) not in opened:
+            opened[device, dtype] = LLM(
+                str(default_model_path), device=device, dtype=dtype, max_model_len=2048, memory_budget=BUDGET
+            )
+        return opened[device, dtype]
+
+    yield get
+    for llm in opened.values():
+        llm.close()
+
+
+@pytest.fixture(scope="session")
+def texts() -> dict[str, str]:
+    """Three texts of more than 200 tokens: English, Python source, mixed scripts."""
+    return {path.stem: path.read_text(encoding="utf-8") for path in sorted(TEXTS.glob("*.txt"))}

@@ -1,0 +1,95 @@
+"""The independent oracle: transformers on the dequantized weights of a GGUF file, read with the gguf package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+import torch
+from gguf.quants import dequantize
+from transformers import LlamaConfig, LlamaForCausalLM
+
+NAMES = {
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "attn_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+
+
+def llama_of_gguf(path: Path) -> LlamaForCausalLM:
+    """A float32 llama with tied embeddings. GGUF stores q and k rows for interleaved rope: pairs side by side."""
+    reader = gguf.GGUFReader(path)
+    value = {name: field.contents() for name, field in reader.fields.items() if name.startswith("llama.")}
+    heads, kv_heads = value["llama.attention.head_count"], value["llama.attention.head_count_kv"]
+    config = LlamaConfig(
+        vocab_size=value["llama.vocab_size"],
+        hidden_size=value["llama.embedding_length"],
+        intermediate_size=value["llama.feed_forward_length"],
+        num_hidden_layers=value["llama.block_count"],
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        rms_norm_eps=value["llama.attention.layer_norm_rms_epsilon"],
+        max_position_embeddings=value["llama.context_length"],
+        rope_parameters={"rope_type": "default", "rope_theta": value["llama.rope.freq_base"]},
+        tie_word_embeddings=True,
+        attn_implementation="eager",
+    )
+    model = LlamaForCausalLM(config).eval()
+    state = {}
+    for tensor in reader.tensors:
+        weights = np.array(dequantize(tensor.data, tensor.tensor_type), np.float32)
+        kind = tensor.name.split(".")[-2]
+        if kind in ("attn_q", "attn_k"):
+            count = heads if kind == "attn_q" else kv_heads
+            pairs = weights.reshape(count, weights.shape[0] // count // 2, 2, -1)
+            weights = pairs.swapaxes(1, 2).reshape(weights.shape)
+        layer = f"model.layers.{tensor.name.split('.')[1]}." if tensor.name.startswith("blk.") else ""
+        state[f"{layer}{NAMES[kind]}.weight"] = torch.from_numpy(weights)
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    assert not unexpected and missing in ([], ["lm_head.weight"])
+    model.tie_weights()
+    return model
+
+
+@torch.no_grad()
+def logits_of(model: torch.nn.Module, token_ids: list[int]) -> np.ndarray:
+    """[T, V] float64."""
+    return model(torch.tensor([token_ids])).logits[0].double().numpy()
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+@torch.no_grad()
+def greedy(model: torch.nn.Module, token_ids: list[int], num_tokens: int) -> tuple[list[int], list[float]]:
+    """Greedy tokens, and at each how far the second best logit is behind."""
+    output = model.generate(
+        torch.tensor([token_ids]),
+        max_new_tokens=num_tokens,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    best = [torch.topk(step[0], 2).values for step in output.logits]
+    return output.sequences[0, len(token_ids) :].tolist(), [float(two[0] - two[1]) for two in best]
+
+
+def assert_same_tokens(got: list[int], expected: list[int], gaps: list[float]) -> None:
+    """Equal up to the first position where the oracle's best two logits are within 1e-3: from there texts may differ."""
+    for position, (g, e, gap) in enumerate(zip(got, expected, gaps, strict=True)):
+        if g != e:
+            assert gap <= 1e-3, f"token {position} is {g}, expected {e}; the gap is {gap}"
+            return
