@@ -70,8 +70,8 @@ def make_model(shape: str) -> torch.nn.Module:
     return model.eval()
 
 
-def save(model: torch.nn.Module, folder: Path, dtype: torch.dtype = torch.float32, shard: str = "5GB") -> None:
-    """config.json, tokenizer.json and safetensors in `folder`, stored in `dtype`; the model itself becomes what is stored."""
+def save(model: torch.nn.Module, folder: Path, dtype: torch.dtype = torch.float32, shard: str = "5GB") -> torch.nn.Module:
+    """config.json, tokenizer.json and safetensors in `folder`, stored in `dtype`. Returns what is stored, in float32."""
     model.to(dtype).save_pretrained(folder, max_shard_size=shard)
     tokenizer().save_pretrained(folder)
-    model.to(torch.float32)
+    return type(model).from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()

@@ -31,22 +31,19 @@ def assert_matches(folder: Path, model: torch.nn.Module, device: str, tolerance:
 @pytest.mark.parametrize("device", ["ref", "cpu", "handle"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_random_checkpoint_gives_what_transformers_gives(shape: str, device: str, tmp_path: Path) -> None:
-    model = make_model(shape)
-    save(model, tmp_path)
+    model = save(make_model(shape), tmp_path)
     assert_matches(tmp_path, model, device)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=["f32", "f16", "bf16"])
 @pytest.mark.parametrize("shape", ["llama_tied", "qwen2_untied"])
 def test_every_stored_dtype_loads_exactly_in_float32(shape: str, dtype: torch.dtype, tmp_path: Path) -> None:
-    model = make_model(shape)
-    save(model, tmp_path, dtype)
+    model = save(make_model(shape), tmp_path, dtype)
     assert_matches(tmp_path, model, "cpu")
 
 
 def test_a_sharded_checkpoint_is_one_model(tmp_path: Path) -> None:
-    model = make_model("qwen2_untied")
-    save(model, tmp_path, shard="60KB")
+    model = save(make_model("qwen2_untied"), tmp_path, shard="60KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 2
     assert_matches(tmp_path, model, "cpu")
 
@@ -54,8 +51,7 @@ def test_a_sharded_checkpoint_is_one_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", ["auto", "bfloat16", "float16"])
 @pytest.mark.parametrize("device", ["ref", "cpu", "handle"])
 def test_other_precisions_stay_near_transformers(dtype: str, device: str, tmp_path: Path) -> None:
-    model = make_model("llama_tied")
-    save(model, tmp_path, torch.bfloat16)
+    model = save(make_model("llama_tied"), tmp_path, torch.bfloat16)
     with LLM(str(tmp_path), device=device, dtype=dtype, memory_budget=BUDGET) as llm:
         ids = llm.tokenizer.encode(PROMPT)
         output = llm.generate([ids], SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0))[0]
@@ -67,8 +63,7 @@ def test_other_precisions_stay_near_transformers(dtype: str, device: str, tmp_pa
 @pytest.mark.parametrize("scheme", ["q8_0", "q4_0", "q4_1"])
 @pytest.mark.parametrize("device", ["ref", "cpu", "handle"])
 def test_weights_quantized_at_load_stay_near_transformers(scheme: str, device: str, tmp_path: Path) -> None:
-    model = make_model("llama_tied")
-    save(model, tmp_path)
+    model = save(make_model("llama_tied"), tmp_path)
     with LLM(str(tmp_path), device=device, quantization=scheme, memory_budget=BUDGET) as llm:
         ids = llm.tokenizer.encode(PROMPT)
         output = llm.generate([ids], SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0))[0]

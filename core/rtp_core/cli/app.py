@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperGroup
 
 from rtp_core import __version__
 from rtp_core.cli import bench, devices, env, generate, models
@@ -22,7 +23,8 @@ class Commands(TyperGroup):
         except (Exception, KeyboardInterrupt) as error:
             if hasattr(error, "exit_code") or isinstance(error, typer.Abort):
                 raise
-            raise typer.Exit(report(error, debug=ctx.meta.get("rtp.debug", False))) from error
+            is_debug, command = ctx.meta.get("rtp.debug", False), ctx.meta.get("rtp.command", "rtp")
+            raise typer.Exit(report(error, debug=is_debug, command=command)) from error
 
 
 # Plain help: laying it out with rich costs more time than all the rest of `rtp --help`.
@@ -34,7 +36,7 @@ app.add_typer(bench.app, name="bench")
 app.command("env")(env.env)
 
 
-def command() -> TyperGroup | TyperCommand:
+def command() -> Callable[..., Any]:
     """What typer makes of it all: call it to run."""
     return typer.main.get_command(app)
 

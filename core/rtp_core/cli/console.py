@@ -47,7 +47,9 @@ def write_table(table: RenderableType) -> None:
     console = Console(width=None if sys.stdout.isatty() else 500, highlight=False)
     with console.capture() as captured:
         console.print(table)
-    _emit("".join(line.rstrip() + "\n" for line in captured.get().splitlines()))  # the escape sequences in it are rich's own: cells are made with `plain`
+    _emit(
+        "".join(line.rstrip() + "\n" for line in captured.get().splitlines())
+    )  # the escape sequences in it are rich's own: cells are made with `plain`
 
 
 def note(text: str) -> None:

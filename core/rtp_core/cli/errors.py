@@ -38,8 +38,11 @@ def exit_code(error: BaseException) -> ExitCode:
     return next((code for kind, code in EXIT_CODES if isinstance(error, kind)), ExitCode.BUG)
 
 
-def report(error: BaseException, *, debug: bool) -> ExitCode:
-    """Tell the user on standard error, and return the exit code. `debug` adds traceback and memory table."""
+def report(error: BaseException, *, debug: bool, command: str) -> ExitCode:
+    """Tell the user on standard error why `command` failed, and return the exit code.
+
+    `debug` adds traceback and memory table.
+    """
     code = exit_code(error)
     if isinstance(error, BrokenPipeError):
         discard_stdout()
@@ -50,20 +53,22 @@ def report(error: BaseException, *, debug: bool) -> ExitCode:
     if code is ExitCode.INTERRUPTED:
         _say("interrupted")
     elif code is ExitCode.BUG:
-        _show(f"this is a bug in rtp: {type(error).__name__}: {error}", hint="run it again with --debug for the traceback")
+        _show(
+            f"this is a bug in rtp: {type(error).__name__}: {error}", hint="run it again with --debug for the traceback"
+        )
     elif isinstance(error, RtpError):
-        _show(error.what, where=error.where, why=error.why, hint=error.hint or _hint(error))
+        _show(error.what, where=error.where, why=error.why, hint=error.hint or _hint(error, command))
     else:
         _show("out of memory", why=str(error), hint="give --max-model-len or --memory-budget a smaller value")
     return code
 
 
-def _hint(error: RtpError) -> str:
+def _hint(error: RtpError, command: str) -> str:
     """The next command, where the place that failed could not know one."""
     if isinstance(error, OutOfMemoryError):
         return "raise --memory-budget, or lower --max-model-len"
     if isinstance(error, ConfigError | RequestError):
-        return "rtp COMMAND --help"
+        return f"{command} --help"
     if isinstance(error, DeviceError):
         return "rtp devices list"
     return "rtp models ls" if isinstance(error, ModelError) else "rtp env"

@@ -27,13 +27,14 @@ def option(flag: str, help: str, **settings: Any) -> Any:
     return typer.Option(flag, help=help, envvar="RTP_" + flag.strip("-").replace("-", "_").upper(), **settings)
 
 
-def _remember_debug(context: typer.Context, value: bool) -> bool:
-    context.meta["rtp.debug"] = value  # shared with the outermost command, which reports errors
+def _remember(context: typer.Context, value: bool) -> bool:
+    # For the outermost command, which reports errors.
+    context.meta.update({"rtp.debug": value, "rtp.command": context.command_path})
     return value
 
 
 Json = Annotated[bool, option("--json", "One JSON document on standard output.")]
-Debug = Annotated[bool, option("--debug", "Show the traceback of an error.", callback=_remember_debug, is_eager=True)]
+Debug = Annotated[bool, option("--debug", "Show the traceback of an error.", callback=_remember, is_eager=True)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,9 +101,7 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def run(**values: Any) -> None:
-        grouped = {
-            name: group(**{f.name: values.pop(f.name) for f in fields(group)}) for name, group in groups.items()
-        }
+        grouped = {name: group(**{f.name: values.pop(f.name) for f in fields(group)}) for name, group in groups.items()}
         command(**values, **grouped)
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

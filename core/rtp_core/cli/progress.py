@@ -100,6 +100,8 @@ class _Bar:
             console=stderr(),
             auto_refresh=False,
             transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
         )
         self._task = self._bars.add_task(self._title, total=total)
         self._bars.start()

@@ -41,7 +41,9 @@ class Device(Layers):
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
         if not hasattr(cls, "manifest"):
-            raise ContractError(f"{cls.__name__} cannot be created", why="expected a class attribute manifest: Manifest(...)")
+            raise ContractError(
+                f"{cls.__name__} cannot be created", why="expected a class attribute manifest: Manifest(...)"
+            )
         missing = sorted(cls.__abstractmethods__)
         if missing:
             raise ContractError(f"{cls.__name__} cannot be created", why=f"missing primitives: {', '.join(missing)}")

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from rtp_core.checkpoint import hub
+from rtp_core.config import ModelConfig
 from rtp_core.device.device import Device
 from rtp_core.device.plan import Plan
 from rtp_core.engine.collector import Collector
@@ -69,6 +70,11 @@ class LLM:
         return self._loaded.plan
 
     @property
+    def config(self) -> ModelConfig:
+        """The model's shape, as its own files say it."""
+        return self._loaded.checkpoint.config
+
+    @property
     def max_model_len(self) -> int:
         """The most tokens that prompt and output of one request can have."""
         return self._loaded.max_model_len
@@ -105,6 +111,18 @@ class LLM:
         if params.n != 1:
             raise ConfigError(f"n is {params.n}", where="stream", why="expected 1: one stream, one completion")
         return self._run(self._requests(prompt, params))
+
+    def stream_batch(
+        self, prompts: Sequence[Prompt], sampling: SamplingParams | Sequence[SamplingParams] | None = None
+    ) -> Iterator[Progress]:
+        """The pieces of several prompts' completions, step by step; `request_id` tells them apart.
+
+        Closing the iterator aborts what is unfinished.
+        """
+        each = _per_prompt(sampling, len(prompts))
+        return self._run(
+            [r for prompt, params in zip(prompts, each, strict=True) for r in self._requests(prompt, params)]
+        )
 
     def chat(
         self,

@@ -189,13 +189,13 @@ class CpuDevice(Device):
         weight, bias = norm.weight, norm.bias
         if out is None:
             out = self.alloc(x.shape, x.dtype, "norm")
-        rows, to, other = rows_of(x), rows_of(out), residual and rows_of(residual)
+        rows, to, other = rows_of(x), rows_of(out), None if residual is None else rows_of(residual)
         if rows is None or to is None or out.dtype is not x.dtype:
             result = x if residual is None else self.add(x, residual, out=residual)
             return self._narrow(self._normed(self._wide(self._contiguous(result)), None, norm, None), out)
         if bias is not None and bias.dtype is not weight.dtype:
             return self._normed(x, residual, Norm(self._wide(weight), norm.eps, self._wide(bias)), out)
-        if weight.shape != x.shape[-1:] or (bias and bias.shape != weight.shape) or out.shape != x.shape:
+        if weight.shape != x.shape[-1:] or (bias is not None and bias.shape != weight.shape) or out.shape != x.shape:
             raise mismatch("norm", x, weight, bias, out)
         total, total_stride = (NULL, 0) if residual is None or other is None else (pointer(residual), other.stride)
         kind = lib.RTP_CPU_RMS_NORM if bias is None else lib.RTP_CPU_LAYER_NORM

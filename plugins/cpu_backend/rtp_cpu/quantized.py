@@ -53,7 +53,7 @@ def gemm(
 ) -> None:
     """out = a @ b.T + bias, a quantized to int8 on the way. A plain b is prepared first, each time."""
     n, k = b.shape
-    if not trans_b or a.shape[-1] != k or out.shape != (*a.shape[:-1], n) or (bias and bias.shape != (n,)):
+    if not trans_b or a.shape[-1] != k or out.shape != (*a.shape[:-1], n) or (bias is not None and bias.shape != (n,)):
         raise mismatch("gemm", a, b, bias, out)
     if b.layout != ROWS16:
         b = prepare(device, handle, b, "gemm")

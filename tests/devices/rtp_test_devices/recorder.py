@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from rtp_core.plugin import (
     OPS,
+    PLUGIN_API,
     PRIMITIVES,
     Buffer,
     Device,

@@ -65,7 +65,7 @@ def test_options_of_ops_are_keyword_only_and_out_comes_last() -> None:
 
 
 def define(body: dict[str, Any], *bases: type) -> type[Device]:
-    return type("AcmeDevice", bases or (ReferenceDevice,), {"kind": "acme", **body})
+    return type("AcmeDevice", bases or (ReferenceDevice,), body)
 
 
 def ffn(self: Any, x: Buffer, weights: FfnWeights, *, out: Buffer | None = None) -> Buffer:
@@ -159,9 +159,15 @@ def create(cls: type[Device], memory_budget: int | None = 1 << 20) -> Device:
 
 def test_creation_names_every_missing_primitive() -> None:
     body = {name: getattr(ReferenceDevice, name) for name in PRIMITIVES if name not in ("rope", "top_k")}
-    partial = define(body, Device)
+    partial = define({"manifest": ReferenceDevice.manifest, **body}, Device)
     with pytest.raises(ContractError, match="missing primitives: rope, top_k"):
         create(partial)
+
+
+def test_creation_asks_for_a_manifest_which_also_names_the_kind() -> None:
+    with pytest.raises(ContractError, match="expected a class attribute manifest"):
+        create(define({"kind": "acme"}, Device))
+    assert HandleDevice.kind == HandleDevice.manifest.kind == "handle"
 
 
 @pytest.mark.parametrize("budget", [0, MIN_BUDGET - 1, (8 << 30) + 1])
@@ -318,8 +324,6 @@ def later_core(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 class PublishedDevice(ReferenceDevice):
     """Written before the option was thought of."""
 
-    kind = "published"
-
     @overrides("ffn_layer", impl="published.ffn", handles={"bias"})
     def _ffn(self, x: Buffer, weights: FfnWeights, *, out: Buffer | None = None) -> Buffer:
         return self.linear(self._up(x, weights), weights.down, out=out)
@@ -355,7 +359,7 @@ def test_without_the_new_feature_published_overrides_serve_as_before(make_device
 
 
 @pytest.mark.usefixtures("later_core")
-@pytest.mark.parametrize("cls", [ReferenceDevice, HandleDevice, PublishedDevice], ids=lambda cls: cls.kind)
+@pytest.mark.parametrize("cls", [ReferenceDevice, HandleDevice, PublishedDevice], ids=lambda cls: cls.__name__)
 def test_a_new_option_is_right_on_devices_that_have_never_heard_of_it(make_device: Any, cls: type[Device]) -> None:
     demand = Demand("float32", features={"ffn_layer": frozenset({LIMIT})})
     plan, ratio = run_ffn(make_device(cls), demand, limit=0.5)
@@ -369,8 +373,6 @@ def test_a_new_option_is_right_on_devices_that_have_never_heard_of_it(make_devic
 @pytest.mark.usefixtures("later_core")
 def test_a_device_that_opts_in_serves_the_new_option_itself(make_device: Any) -> None:
     class OptedIn(PublishedDevice):
-        kind = "opted"
-
         @overrides("ffn_layer", impl="opted.ffn", priority=200, handles={"bias", LIMIT})
         def _limited(
             self, x: Buffer, weights: FfnWeights, *, limit: float | None = None, out: Buffer | None = None

@@ -1,4 +1,4 @@
-"""The default of every composite, on each device that computes, against torch in float64; and on the one that only records."""
+"""The default of every composite against torch in float64; and on the device that only records calls."""
 
 from __future__ import annotations
 

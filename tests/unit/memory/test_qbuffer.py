@@ -148,8 +148,6 @@ class SparseBuffer(Buffer):
 class SparseDevice(ReferenceDevice):
     """The reference, whose gemm also takes a SparseBuffer."""
 
-    kind = "sparse"
-
     def gemm(
         self, a: Buffer, b: Buffer, *, bias: Buffer | None = None, trans_b: bool = False, out: Buffer | None = None
     ) -> Buffer:

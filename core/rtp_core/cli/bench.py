@@ -1,0 +1,92 @@
+"""`rtp bench`: how fast a model is on a device of this machine."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any
+
+from rtp_core.cli.console import note, write_json, write_table
+from rtp_core.cli.group import command_group
+from rtp_core.cli.load import load
+from rtp_core.cli.options import Debug, EngineOptions, Json, option, with_options
+from rtp_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rtp_core.engine.llm import LLM
+
+app = command_group("Measure speed.")
+
+_COLUMNS = {
+    "batch": "BATCH",
+    "prompt_tokens": "PROMPT",
+    "output_tokens": "OUTPUT",
+    "prefill_tokens_per_s": "PREFILL tokens/s",
+    "decode_tokens_per_s": "DECODE tokens/s",
+    "ttft_ms": "TTFT ms",
+    "itl_ms_p50": "ITL ms p50",
+    "itl_ms_p99": "p99",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyOptions:
+    """What is measured."""
+
+    prompt_tokens: Annotated[int, option("--prompt-tokens", "Tokens of each prompt.")] = 512
+    output_tokens: Annotated[int, option("--output-tokens", "Tokens to generate for each prompt.")] = 128
+    batch: Annotated[list[int], option("--batch", "Requests at once. Repeatable.")] = field(default_factory=lambda: [1])
+    rounds: Annotated[int, option("--rounds", "Measured rounds after one to warm up; at least 3.")] = 3
+    seed: Annotated[int, option("--seed", "Chooses the random prompts.", min=0)] = 0
+
+
+@app.command("latency")
+@with_options
+def latency(*, engine: EngineOptions, options: LatencyOptions, as_json: Json = False, debug: Debug = False) -> None:
+    """Time to first token, time between tokens, and speeds over the whole batch: medians over rounds."""
+    largest = max(options.batch)
+    if largest > engine.max_num_seqs:
+        raise ConfigError(
+            f"--batch {largest}",
+            why=f"only {engine.max_num_seqs} requests run at once",
+            hint=f"--max-num-seqs {largest}",
+        )
+    llm, _ = load(engine)
+    with llm:
+        rows = _measure(llm, options)
+        if as_json:
+            write_json({"rows": rows, "rounds": options.rounds, "model": engine.model, **_setting(llm)})
+        else:
+            _write_rows(rows)
+
+
+def _measure(llm: LLM, options: LatencyOptions) -> list[dict[str, Any]]:
+    from rtp_core.engine.latency import Load, measure
+
+    rows = []
+    for batch in options.batch:
+        note(f"batch {batch}: {options.prompt_tokens} + {options.output_tokens} tokens, {options.rounds} rounds")
+        wanted = Load(batch, options.prompt_tokens, options.output_tokens)
+        rows.append(asdict(measure(llm, wanted, rounds=options.rounds, seed=options.seed)))
+    return rows
+
+
+def _setting(llm: LLM) -> dict[str, Any]:
+    from rtp_core.cli.machine import LIBRARIES, machine, versions
+
+    device = llm.device.info
+    return {
+        "device": device.id,
+        "plan_hash": llm.plan.hash,
+        "machine": {**machine(), "device": device.name, "versions": versions("rtp-core", *LIBRARIES)},
+    }
+
+
+def _write_rows(rows: list[dict[str, Any]]) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for title in _COLUMNS.values():
+        table.add_column(title, justify="right")
+    for row in rows:
+        table.add_row(*(f"{row[key]:.2f}" if isinstance(row[key], float) else str(row[key]) for key in _COLUMNS))
+    write_table(table)

@@ -1,0 +1,113 @@
+"""`rtp devices`: which plugins are installed, what became of each, and the devices they found."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rtp_core.cli.console import plain, write, write_json, write_table
+from rtp_core.cli.exit_code import ExitCode
+from rtp_core.cli.group import command_group
+from rtp_core.cli.lines import as_lines
+from rtp_core.cli.options import Debug, Json
+from rtp_core.errors import DeviceUnavailableError
+
+if TYPE_CHECKING:
+    from rtp_core.device.loader import Plugin
+    from rtp_core.device.manifest import DeviceInfo
+
+app = command_group("Devices and the plugins that provide them.")
+
+
+@app.command("list")
+def list_devices(as_json: Json = False, debug: Debug = False) -> None:
+    """Every installed plugin: its state, its devices, and what is wrong. Ends with 4 if any is unhealthy."""
+    from rtp_core.device.loader import load_plugins
+
+    plugins = load_plugins()
+    if as_json:
+        write_json({"plugins": [row(plugin) for plugin in plugins]})
+    else:
+        _write_rows(plugins)
+    _exit_if_unhealthy(plugins)
+
+
+@app.command("show")
+def show(
+    kind: Annotated[str, typer.Argument(help="A kind, or kind@dist.", show_default=False)],
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """One plugin: manifest, result of its probe, and the original traceback if it failed."""
+    from rtp_core.device.loader import load_plugins
+
+    plugins = load_plugins(kind)
+    if not plugins:
+        kinds = ", ".join(sorted({plugin.kind for plugin in load_plugins()}))
+        raise DeviceUnavailableError(f"no device {kind!r}", why=f"installed kinds are {kinds}", hint="rtp devices list")
+    if as_json:
+        write_json({**_details(plugins[0]), "rivals": [_details(plugin) for plugin in plugins[1:]]})
+    else:
+        write("\n".join(_as_text(_details(plugin)) for plugin in plugins))
+    _exit_if_unhealthy(plugins)
+
+
+def row(plugin: Plugin) -> dict[str, Any]:
+    """A plugin as the listing has it in JSON."""
+    manifest = plugin.manifest
+    return {
+        "kind": plugin.kind,
+        "dist": plugin.dist,
+        "version": plugin.version,
+        "api": None if manifest is None else list(manifest.api),
+        "state": str(plugin.state),
+        "reason": plugin.reason,
+        "hint": plugin.hint,
+        "devices": [asdict(device) for device in plugin.devices],
+        "overrides": [] if manifest is None else list(manifest.overrides),
+    }
+
+
+def _details(plugin: Plugin) -> dict[str, Any]:
+    error = plugin.error
+    return {
+        **row(plugin),
+        "manifest": None if plugin.manifest is None else asdict(plugin.manifest),
+        "traceback": None if error is None else "".join(traceback.format_exception(error)),
+    }
+
+
+def _exit_if_unhealthy(plugins: list[Plugin]) -> None:
+    if any(plugin.state.is_unhealthy for plugin in plugins):
+        raise typer.Exit(ExitCode.DEVICE)
+
+
+def _write_rows(plugins: list[Plugin]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("KIND", "DIST", "VERSION", "API", "STATE", "DEVICES", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for plugin in plugins:
+        api = ".".join(map(str, plugin.manifest.api)) if plugin.manifest else "-"
+        devices = [f"{d.id} {plain(d.name)}, {_memory(d)}" for d in plugin.devices]
+        cells = (plugin.kind, plugin.dist, plugin.version, api, str(plugin.state))
+        table.add_row(*(Text(plain(cell)) for cell in cells), Text("\n".join(devices)))
+    write_table(table)
+    # Under the table, where a long message of somebody's import error has a line of its own.
+    for plugin in plugins:
+        if plugin.reason:
+            write(f"\n{plain(plugin.kind)} is {plugin.state}: {plain(plugin.reason)}\n")
+            write(f"  try: {plain(plugin.hint)}\n" if plugin.hint else "")
+
+
+def _as_text(details: dict[str, Any]) -> str:
+    """`rtp devices show` for people; the traceback last, as it is."""
+    lines = as_lines({key: value for key, value in details.items() if key != "traceback"})
+    return "\n".join(lines) + "\n" + (f"\n{details['traceback']}" if details["traceback"] else "")
+
+
+def _memory(device: DeviceInfo) -> str:
+    return f"{device.memory_free_bytes / 2**30:.1f} of {device.memory_total_bytes / 2**30:.1f} GiB free"

@@ -1,0 +1,27 @@
+"""A model on a device, for the commands that run one."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from rtp_core.checkpoint import hub
+from rtp_core.cli.console import note
+from rtp_core.cli.options import EngineOptions
+from rtp_core.cli.progress import downloading, loading
+
+if TYPE_CHECKING:
+    from rtp_core.engine.llm import LLM
+
+
+def load(options: EngineOptions) -> tuple[LLM, float]:
+    """The model, downloaded if need be, and the seconds that loading took without that. Raises any RtpError."""
+    config = options.config()
+    with downloading(options.model) as progress:
+        path = hub.resolve(options.model, progress)
+    from rtp_core.engine.llm import LLM
+
+    start = time.perf_counter()
+    with loading(options.model) as progress:
+        llm = LLM(str(path), loading=progress, info=note, **config)
+    return llm, time.perf_counter() - start

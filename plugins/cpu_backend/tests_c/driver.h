@@ -1,0 +1,39 @@
+/* What the tests share. A `tensor` is exactly as large as it must be and begins one element past an aligned address,
+   so that a sanitizer sees any access outside of it; `values` are its numbers, rounded as stored. */
+
+#ifndef DRIVER_H
+#define DRIVER_H
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "rtp_cpu.h"
+
+typedef struct {
+    char *base;
+    void *data;
+    float *values;
+    int dtype;
+    int64_t count;
+} tensor;
+
+tensor tensor_random(int dtype, int64_t count);
+void tensor_free(tensor *t);
+/* Read `data` back into `values`. */
+void tensor_read(tensor *t);
+float random_float(void); /* in [-1, 1] */
+int64_t random_below(int64_t limit);
+void *bytes_at_odd_place(int64_t count, char **base); /* aligned to 2 bytes only */
+int32_t *int32s(int64_t count);
+
+/* Ends the program where |got - expected| > tolerance of the dtype times (|expected| + scale). */
+void expect(const char *what, const tensor *t, int64_t i, double expected, double scale);
+void require(int condition, const char *what);
+
+void test_elements(rtp_cpu_device *device);
+void test_matmul(rtp_cpu_device *device);
+void test_attention(rtp_cpu_device *device);
+
+#endif
