@@ -27,8 +27,13 @@ class Commands(TyperGroup):
             raise typer.Exit(report(error, debug=is_debug, command=command)) from error
 
 
+_EXIT_CODES = (
+    "Exit codes: 0 ok, 1 a check failed or a file cannot be written, 2 usage, 3 model, 4 device, 5 out of memory, "
+    "6 network, 70 a bug in rtp, 130 interrupted."
+)
+
 # Plain help: laying it out with rich costs more time than all the rest of `rtp --help`.
-app = typer.Typer(cls=Commands, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = typer.Typer(cls=Commands, rich_markup_mode=None, pretty_exceptions_enable=False, epilog=_EXIT_CODES)
 app.add_typer(devices.app, name="devices")
 app.command("generate")(generate.generate)
 app.add_typer(models.app, name="models")

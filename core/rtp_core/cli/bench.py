@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
-from rtp_core.cli.console import note, write_json, write_table
+from rtp_core.cli.console import note, write, write_json
 from rtp_core.cli.group import command_group
+from rtp_core.cli.lines import as_columns
 from rtp_core.cli.load import load
 from rtp_core.cli.options import Debug, EngineOptions, Json, option, with_options
 from rtp_core.errors import ConfigError
@@ -82,11 +83,6 @@ def _setting(llm: LLM) -> dict[str, Any]:
 
 
 def _write_rows(rows: list[dict[str, Any]]) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for title in _COLUMNS.values():
-        table.add_column(title, justify="right")
-    for row in rows:
-        table.add_row(*(f"{row[key]:.2f}" if isinstance(row[key], float) else str(row[key]) for key in _COLUMNS))
-    write_table(table)
+    cells = [list(_COLUMNS.values())]
+    cells += [[f"{row[key]:.2f}" if isinstance(row[key], float) else str(row[key]) for key in _COLUMNS] for row in rows]
+    write(as_columns(cells, right=True))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rtp_core.errors import RtpError
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console
 
 SCHEMA = 1  # of every JSON document
 
@@ -32,24 +32,20 @@ def write(text: str) -> None:
 
     Raises BrokenPipeError where nobody reads any more, OutputError where it cannot be written.
     """
-    _emit(text.translate(_UNSAFE) if sys.stdout.isatty() else text)
+    try:
+        sys.stdout.write(harmless(text) if sys.stdout.isatty() else text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        discard_stdout()  # or the interpreter would fail on the rest when it ends
+        raise OutputError("cannot write standard output", why=error.strerror or str(error)) from error
 
 
 def write_json(document: dict[str, Any]) -> None:
     """One document to standard output. ASCII, so that no locale and no terminal can spoil it."""
-    write(json.dumps({"schema": SCHEMA, **document}, indent=2) + "\n")
-
-
-def write_table(table: RenderableType) -> None:
-    """A rich table to standard output; on a terminal in its width, elsewhere as wide as it needs."""
-    from rich.console import Console
-
-    console = Console(width=None if sys.stdout.isatty() else 500, highlight=False)
-    with console.capture() as captured:
-        console.print(table)
-    _emit(
-        "".join(line.rstrip() + "\n" for line in captured.get().splitlines())
-    )  # the escape sequences in it are rich's own: cells are made with `plain`
+    indent = 2 if sys.stdout.isatty() else None
+    write(json.dumps({"schema": SCHEMA, **document}, indent=indent, allow_nan=False) + "\n")
 
 
 def note(text: str) -> None:
@@ -64,20 +60,14 @@ def stderr() -> Console:
     return Console(stderr=True)
 
 
+def harmless(text: str) -> str:
+    """Text from outside without control characters but newlines and tabs."""
+    return text.translate(_UNSAFE)
+
+
 def plain(text: str) -> str:
-    """Text from outside without control characters; its lines and tabs become spaces."""
+    """Text from outside on one line, without control characters."""
     return " ".join(text.split()).translate(_CONTROLS)
-
-
-def _emit(text: str) -> None:
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        discard_stdout()  # or the interpreter would fail on the rest when it ends
-        raise OutputError("cannot write standard output", why=error.strerror or str(error)) from error
 
 
 def discard_stdout() -> None:

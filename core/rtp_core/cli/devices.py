@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rtp_core.cli.console import plain, write, write_json, write_table
+from rtp_core.cli.console import plain, write, write_json
 from rtp_core.cli.exit_code import ExitCode
 from rtp_core.cli.group import command_group
-from rtp_core.cli.lines import as_lines
+from rtp_core.cli.lines import as_columns, as_lines
 from rtp_core.cli.options import Debug, Json
 from rtp_core.errors import DeviceUnavailableError
 
@@ -86,16 +86,13 @@ def _exit_if_unhealthy(plugins: list[Plugin]) -> None:
 
 
 def _write_rows(plugins: list[Plugin]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table("KIND", "DIST", "VERSION", "API", "STATE", "DEVICES", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    rows = [["KIND", "DIST", "VERSION", "API", "STATE", "DEVICES"]]
     for plugin in plugins:
         api = ".".join(map(str, plugin.manifest.api)) if plugin.manifest else "-"
-        devices = [f"{d.id} {plain(d.name)}, {_memory(d)}" for d in plugin.devices]
-        cells = (plugin.kind, plugin.dist, plugin.version, api, str(plugin.state))
-        table.add_row(*(Text(plain(cell)) for cell in cells), Text("\n".join(devices)))
-    write_table(table)
+        first, *more = [f"{d.id} {plain(d.name)}, {_memory(d)}" for d in plugin.devices] or ["-"]
+        rows.append([plain(plugin.kind), plain(plugin.dist), plain(plugin.version), api, str(plugin.state), first])
+        rows += [["", "", "", "", "", device] for device in more]
+    write(as_columns(rows))
     # Under the table, where a long message of somebody's import error has a line of its own.
     for plugin in plugins:
         if plugin.reason:

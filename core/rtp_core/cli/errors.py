@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 
-from rtp_core.cli.console import OutputError, discard_stdout, plain, stderr
+from rtp_core.cli.console import OutputError, discard_stdout, harmless, plain, stderr
 from rtp_core.cli.exit_code import ExitCode
 from rtp_core.errors import (
     CacheError,
@@ -87,4 +87,4 @@ def _show(what: str, *, where: str = "", why: str = "", hint: str = "") -> None:
 
 def _say(text: str) -> None:
     if text:
-        stderr().print(text, markup=False, highlight=False, soft_wrap=True, end="" if text.endswith("\n") else "\n")
+        stderr().print(harmless(text).rstrip("\n"), markup=False, highlight=False, soft_wrap=True)

@@ -1,8 +1,11 @@
-"""Nested facts as indented lines: what `--json` prints, for people."""
+"""What `--json` prints, for people: facts as indented lines, rows as columns.
+
+Plain text; a listing must not take longer to lay out than to find out.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rtp_core.cli.console import plain
@@ -27,3 +30,13 @@ def _as_text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(_as_text, value)) or "-"
     return "-" if value is None or value in ("", {}) else plain(str(value))
+
+
+def as_columns(rows: Sequence[Sequence[str]], *, right: bool = False) -> str:
+    """Rows of equal length, the first of them the titles, in aligned columns; `right` is for numbers."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [cell.rjust(width) if right else cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        lines.append("  ".join(cells).rstrip() + "\n")
+    return "".join(lines)

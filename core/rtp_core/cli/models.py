@@ -11,9 +11,9 @@ import typer
 
 from rtp_core.checkpoint import hub
 from rtp_core.checkpoint.cache import CachedModel
-from rtp_core.cli.console import plain, write, write_json, write_table
+from rtp_core.cli.console import plain, write, write_json
 from rtp_core.cli.group import command_group
-from rtp_core.cli.lines import as_lines
+from rtp_core.cli.lines import as_columns, as_lines
 from rtp_core.cli.options import Debug, Json
 from rtp_core.errors import ModelError
 
@@ -95,16 +95,12 @@ def _row(model: CachedModel) -> dict[str, Any]:
 
 
 def _write_rows(rows: list[dict[str, Any]]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table("NAME", "FORMAT", "SIZE", "PATH", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    cells = [["NAME", "FORMAT", "SIZE", "PATH"]]
     for row in rows:
         name = row["name"] + (" (default)" if row["is_default"] else "")
         path = row["path"] or "not downloaded yet"
-        cells = (name, row["format"], f"{row['size_bytes'] / 1e6:.1f} MB", path)
-        table.add_row(*(Text(plain(cell), overflow="fold") for cell in cells))
-    write_table(table)
+        cells.append([plain(name), row["format"], f"{row['size_bytes'] / 1e6:.1f} MB", plain(path)])
+    write(as_columns(cells))
 
 
 def _facts(checkpoint: Checkpoint) -> dict[str, Any]:

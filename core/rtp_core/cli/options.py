@@ -80,7 +80,7 @@ def parse_bytes(text: str) -> int:
 
     Raises ConfigError.
     """
-    match = re.fullmatch(r"(\d{1,18}(?:\.\d{1,9})?)\s*([KMGT]?)(I?B|)", text.strip().upper())
+    match = re.fullmatch(r"(\d{1,18}(?:\.\d{1,9})?)\s*([KMGT]?)((?<=[KMGT])I?B|B|)", text.strip().upper())
     if match is None:
         raise ConfigError(f"bad size {text!r}", why="expected bytes, or a number with KiB, MiB, GiB or TiB")
     number, unit, suffix = match.groups()

@@ -10,6 +10,7 @@ from typing import Any, Protocol, Self
 from rtp_core.cli.console import note, plain, stderr
 
 _REFRESH_S = 0.05
+_MAX_TITLE = 32  # characters
 _STEPS = 10  # lines of a download that is not watched on a terminal
 
 
@@ -27,12 +28,18 @@ class Progress(Protocol):
 
 def downloading(name: str) -> Progress:
     """Of a download: a bar, or a line every tenth of it."""
-    return _Bar(f"downloading {plain(name)}") if _is_watched() else _Lines(f"downloading {plain(name)}")
+    title = f"downloading {_short(name)}"
+    return _Bar(title, has_speed=True) if _is_watched() else _Lines(title)
 
 
 def loading(name: str) -> Progress:
     """Of weights on their way to the device: a bar, or nothing."""
-    return _Bar(f"loading {plain(name)}") if _is_watched() else _Nothing()
+    return _Bar(f"loading {_short(name)}", has_speed=False) if _is_watched() else _Nothing()
+
+
+def _short(name: str) -> str:
+    """The last part of a path or of repo/id, so that a bar keeps to one line."""
+    return plain(name.rstrip("/").rpartition("/")[2])[-_MAX_TITLE:]
 
 
 def _is_watched() -> bool:
@@ -66,8 +73,8 @@ class _Lines(_Nothing):
 class _Bar:
     """Drawn by the caller's thread alone, at most every `_REFRESH_S`; it vanishes when it is done."""
 
-    def __init__(self, title: str) -> None:
-        self._title, self._drawn_at = title, 0.0
+    def __init__(self, title: str, *, has_speed: bool) -> None:
+        self._title, self._has_speed, self._drawn_at = title, has_speed, 0.0
         self._bars: Any = None
         self._task: Any = None
 
@@ -91,13 +98,14 @@ class _Bar:
     def _start(self, total: int) -> None:
         from rich import progress
 
+        speed = (progress.TransferSpeedColumn(), progress.TimeRemainingColumn()) if self._has_speed else ()
         self._bars = progress.Progress(
             progress.TextColumn("{task.description}", markup=False),
-            progress.BarColumn(),
+            progress.BarColumn(bar_width=None),
             progress.DownloadColumn(),
-            progress.TransferSpeedColumn(),
-            progress.TimeRemainingColumn(),
+            *speed,
             console=stderr(),
+            expand=True,
             auto_refresh=False,
             transient=True,
             redirect_stdout=False,

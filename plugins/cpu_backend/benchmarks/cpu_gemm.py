@@ -28,7 +28,9 @@ def pointer(array: np.ndarray[Any, Any]) -> Any:
     return ffi.cast("void *", array.ctypes.data)
 
 
-def packed_weight(device: Any, scheme: int, n: int, k: int, rng: np.random.Generator, arena: list[Any]) -> np.ndarray[Any, Any]:
+def packed_weight(
+    device: Any, scheme: int, n: int, k: int, rng: np.random.Generator, arena: list[Any]
+) -> np.ndarray[Any, Any]:
     """Random codes in layout rows16, cut from the rest of `arena`, one array: large ones get large pages."""
     payload_bytes, has_zeros = PLAIN[scheme]
     payload = rng.integers(0, 256, (n, k // 32, payload_bytes), dtype=np.uint8)
@@ -69,18 +71,23 @@ def main() -> None:
 
         def step(calls: Any = calls, px: Any = px, py: Any = py, rows: int = rows) -> None:
             for scheme, w, n, k in calls:
-                lib.rtp_cpu_gemm_rows16(device, scheme, 0, py, px, w, 0, ffi.NULL, rows, n, k, VOCABULARY[0], 1536)
+                sizes = (rows, n, k, VOCABULARY[0], 1536)
+                lib.rtp_cpu_gemm_rows16(device, scheme, 0, py, px, w, 0, ffi.NULL, *sizes)
 
         seconds = best_of(5 if rows > 16 else 20, step)
         nbytes = sum(w.nbytes for *_, w in chosen)
         ops = 2 * rows * sum(n * k for _, n, k, _ in chosen)
-        print(f"{rows:4} rows: {seconds * 1e3:8.2f} ms {nbytes / seconds / 1e9:7.1f} GB/s {ops / seconds / 1e9:7.0f} GOP/s")
-    n = k = 1024
+        rates = f"{nbytes / seconds / 1e9:7.1f} GB/s {ops / seconds / 1e9:7.0f} GOP/s"
+        print(f"{rows:4} rows: {seconds * 1e3:8.2f} ms {rates}")
     a, b, c = (rng.standard_normal((1024, 1024)).astype(np.float32) for _ in range(3))
     pa, pb, pc = pointer(a), pointer(b), pointer(c)
     for rows in (1, 512):
-        seconds = best_of(20, lambda: lib.rtp_cpu_gemm(device, 0, pc, pa, 0, pb, 0, ffi.NULL, 1, rows, n, k, n, k, k, 1, ffi.NULL))  # noqa: B023
-        print(f"float32 {rows:4} x {n} x {k}: {seconds * 1e3:8.3f} ms {2 * rows * n * k / seconds / 1e9:7.1f} GFLOP/s")
+
+        def product(m: int = rows, n: int = 1024) -> None:
+            lib.rtp_cpu_gemm(device, 0, pc, pa, 0, pb, 0, ffi.NULL, 1, m, n, n, n, n, n, 1, ffi.NULL)
+
+        seconds = best_of(20, product)
+        print(f"float32 {rows:4} x 1024 x 1024: {seconds * 1e3:8.3f} ms {rows * 2**21 / seconds / 1e9:7.1f} GFLOP/s")
     lib.rtp_cpu_device_destroy(device)
 
 

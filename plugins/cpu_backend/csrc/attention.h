@@ -17,12 +17,12 @@ typedef struct {
 
 /* scores[0..n) become exp(score * scale - new top). Returns what earlier sums must be multiplied with. */
 INLINE float online_step(online *state, float *scores, int64_t n, float scale) {
-    FOR_VECTORS(n) STORE(scores, vf_mul(LOAD(scores), vf_set1(scale)));
+    FOR_VECTORS (n) STORE(scores, vf_mul(LOAD(scores), vf_set1(scale)));
     float top = tile_max(scores, n, state->top), base = top == -INFINITY ? 0 : top;
     float keep = expf(state->top - base), part[VF];
-    FOR_VECTORS(n) STORE(scores, vf_exp(vf_sub(LOAD(scores), vf_set1(base))));
+    FOR_VECTORS (n) STORE(scores, vf_exp(vf_sub(LOAD(scores), vf_set1(base))));
     vf sum = vf_zero();
-    FOR_VECTORS(n) sum = vf_add(sum, LOAD(scores));
+    FOR_VECTORS (n) sum = vf_add(sum, LOAD(scores));
     vf_store(part, sum);
     state->total = state->total * keep + vf_sum(sum);
     state->top = top;
@@ -30,7 +30,7 @@ INLINE float online_step(online *state, float *scores, int64_t n, float scale) {
 }
 
 INLINE void scale_row(float *x, int64_t n, float by) {
-    FOR_VECTORS(n) STORE(x, vf_mul(LOAD(x), vf_set1(by)));
+    FOR_VECTORS (n) STORE(x, vf_mul(LOAD(x), vf_set1(by)));
 }
 
 #endif

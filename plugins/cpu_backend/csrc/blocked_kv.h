@@ -13,7 +13,8 @@ INLINE int is_kv(const rtp_cpu_kv *kv) {
 
 /* The key or value of one head of token `offset` of block `block`: [D]. */
 INLINE void *kv_at(const rtp_cpu_kv *kv, int part, int64_t block, int64_t head, int64_t offset) {
-    int64_t place = block * kv->block_stride + part * kv->part_stride + head * kv->head_stride + offset * kv->token_stride;
+    int64_t place =
+        block * kv->block_stride + part * kv->part_stride + head * kv->head_stride + offset * kv->token_stride;
     return at_mut(kv->data, kv->dtype, place);
 }
 

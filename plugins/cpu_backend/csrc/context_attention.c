@@ -23,11 +23,11 @@ typedef struct {
 } job;
 
 typedef struct {
-    float *q;      /* [rows, D] */
-    float *keys;   /* [D, RUN], columns are tokens */
+    float *q; /* [rows, D] */
+    float *keys; /* [D, RUN], columns are tokens */
     float *values; /* [RUN, padded D] */
     float *scores; /* [rows, RUN] */
-    float *sums;   /* [rows, padded D] */
+    float *sums; /* [rows, padded D] */
     online *state; /* [rows] */
 } work;
 
@@ -53,11 +53,12 @@ INLINE int64_t token_of(const job *j, const item *it, int64_t i) {
 }
 
 /* c[rows, cols] (+)= a[rows, k] b[k, cols], cols a multiple of NR. */
-static void multiply(int64_t rows, int64_t cols, int64_t k, const float *a, int64_t a_row, const float *b, int64_t b_row,
-                     float *c, int64_t c_row, int add) {
+static void multiply(int64_t rows, int64_t cols, int64_t k, const float *a, int64_t a_row, const float *b,
+                     int64_t b_row, float *c, int64_t c_row, int add) {
     for (int64_t col = 0; col < cols; col += NR)
         for (int64_t m = 0; m < rows; m += MR)
-            gemm_tile((int)min64(MR, rows - m), k, a + m * a_row, a_row, b + col, b_row, c + m * c_row + col, c_row, add);
+            gemm_tile((int)min64(MR, rows - m), k, a + m * a_row, a_row, b + col, b_row, c + m * c_row + col, c_row,
+                      add);
 }
 
 static void load_run(const job *j, const item *it, int64_t t, int64_t n, const work *w) {
@@ -99,7 +100,8 @@ static void attend(const job *j, const item *it, const work *w) {
         int64_t token = token_of(j, it, it->first + row / j->group), head = it->kv_head * j->group + row % j->group;
         float total = w->state[row].total;
         scale_row(w->sums + row * padded, dim, total == 0 ? 0 : 1 / total);
-        store_f32(j->dtype, at_mut(j->out, j->dtype, token * j->out_token + head * j->out_head), dim, w->sums + row * padded);
+        store_f32(j->dtype, at_mut(j->out, j->dtype, token * j->out_token + head * j->out_head), dim,
+                  w->sums + row * padded);
     }
 }
 
@@ -145,8 +147,8 @@ int KERNEL(context_attention)(rtp_cpu_device *device, const rtp_cpu_kv *kv, int 
                                   scratch_floats(tile * group, kv->head_dim, padded) * 4);
     if (status != RTP_CPU_OK) return status;
     list_items(query_starts, requests, kv->heads, tile, items);
-    job j = {*kv, dtype, out, q, block_tables, context_lens, query_starts, table_row, group, out_token, out_head,
-             q_token, q_head, padded, tile * group, scale, items};
+    job j = {*kv,       dtype,    out,     q,      block_tables, context_lens, query_starts, table_row, group,
+             out_token, out_head, q_token, q_head, padded,       tile * group, scale,        items};
     rtp_pool_run(device->pool, attend_items, &j, count, 1);
     return RTP_CPU_OK;
 }

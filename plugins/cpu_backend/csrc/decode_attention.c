@@ -37,7 +37,8 @@ static void add_rows(float *acc, const float *weights, const float *const *rows,
 }
 
 /* rows[i] as f32: themselves, or converted into `converted` [n, dim]. */
-static void rows_f32(int dtype, const void *const *rows, int64_t n, int64_t dim, float *converted, const float **result) {
+static void rows_f32(int dtype, const void *const *rows, int64_t n, int64_t dim, float *converted,
+                     const float **result) {
     for (int64_t i = 0; i < n; i++) {
         result[i] = rows[i];
         if (dtype == RTP_CPU_F32) continue;
@@ -76,7 +77,9 @@ static void finish(const job *j, int64_t r, int64_t head, float *acc, const onli
     store_f32(j->dtype, at_mut(j->out, j->dtype, r * j->out_token + head * j->out_head), j->kv.head_dim, acc);
 }
 
-static int64_t scratch_floats(int64_t group, int64_t dim) { return 2 * group * dim + 2 * group + RUN * dim + RUN * group; }
+static int64_t scratch_floats(int64_t group, int64_t dim) {
+    return 2 * group * dim + 2 * group + RUN * dim + RUN * group;
+}
 
 static void decode_tasks(void *argument, int64_t begin, int64_t end, void *scratch) {
     const job *j = argument;
@@ -136,13 +139,14 @@ int KERNEL(decode_attention)(rtp_cpu_device *device, const rtp_cpu_kv *kv, int d
     if (!is_kv(kv) || !is_dtype(dtype) || kv->heads < 1 || heads % kv->heads) return RTP_CPU_BAD_ARGUMENT;
     int64_t longest = 0;
     for (int64_t r = 0; r < requests; r++) {
-        if (!blocks_are_valid(kv, block_tables + r * table_row, table_row, context_lens[r])) return RTP_CPU_OUT_OF_RANGE;
+        if (!blocks_are_valid(kv, block_tables + r * table_row, table_row, context_lens[r]))
+            return RTP_CPU_OUT_OF_RANGE;
         longest = max64(longest, context_lens[r]);
     }
     int64_t tasks = requests * kv->heads, wanted = 4 * (int64_t)rtp_pool_threads(device->pool);
     if (tasks == 0 || heads == 0) return RTP_CPU_OK;
-    job j = {*kv, dtype, out, q, block_tables, context_lens, table_row, heads, heads / kv->heads,
-             out_token, out_head, q_token, q_head, 1, scale, NULL};
+    job j = {*kv,      dtype,   out,    q, block_tables, context_lens, table_row, heads, heads / kv->heads, out_token,
+             out_head, q_token, q_head, 1, scale,        NULL};
     if (tasks < wanted) j.parts = max64(1, min64(div_up(wanted, tasks), longest / MIN_PART));
     int64_t kept = j.parts > 1 ? tasks * j.parts * j.group * (kv->head_dim + 2) * 4 : 0;
     void *shared;

@@ -37,7 +37,7 @@ static void binary_tiles(void *argument, int64_t begin, int64_t end, void *scrat
             for (int64_t i = 0; i < width; i++) tb[i] = value;
         }
         float *out = tile_out(j->out_dtype, dst, to);
-        FOR_VECTORS(width) STORE(out, j->kind == RTP_CPU_ADD ? vf_add(LOAD(a), LOAD(b)) : vf_mul(LOAD(a), LOAD(b)));
+        FOR_VECTORS (width) STORE(out, j->kind == RTP_CPU_ADD ? vf_add(LOAD(a), LOAD(b)) : vf_mul(LOAD(a), LOAD(b)));
         tile_done(j->out_dtype, dst, width, out);
     }
 }
@@ -59,9 +59,9 @@ INLINE void activate(const job *j, const int kind, int64_t begin, int64_t end) {
         float *out = tile_out(j->dtype, dst, to);
         if (j->b) {
             const float *up = tile_in(j->dtype, at(j->b, j->dtype, row * j->b_row + col), width, tb);
-            FOR_VECTORS(width) STORE(out, vf_mul(vf_activate(kind, LOAD(x)), LOAD(up)));
+            FOR_VECTORS (width) STORE(out, vf_mul(vf_activate(kind, LOAD(x)), LOAD(up)));
         } else {
-            FOR_VECTORS(width) STORE(out, vf_activate(kind, LOAD(x)));
+            FOR_VECTORS (width) STORE(out, vf_activate(kind, LOAD(x)));
         }
         tile_done(j->dtype, dst, width, out);
     }

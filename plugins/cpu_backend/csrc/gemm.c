@@ -120,8 +120,8 @@ int KERNEL(gemm)(rtp_cpu_device *device, int dtype, void *out, const void *a, in
         return RTP_CPU_BAD_ARGUMENT;
     if (m == 0 || n == 0 || batch == 0) return RTP_CPU_OK;
     int few = trans_b && m <= FEW_ROWS, converts = dtype != RTP_CPU_F32;
-    job j = {dtype, b_dtype, bias_dtype, trans_b, out,   a,     b,           bias, NULL, m, n, k,
-             out_row, a_row, b_row,      batch,   div_up(n, NR), 1, m, offsets};
+    job j = {dtype,   b_dtype, bias_dtype, trans_b, out,           a, b, bias,   NULL, m, n, k,
+             out_row, a_row,   b_row,      batch,   div_up(n, NR), 1, m, offsets};
     rtp_pool *pool = device->pool;
     void *shared;
     int status = rtp_pool_reserve(pool, converts ? batch * m * k * 4 : 0, &shared, few ? 0 : k * NR * 4);

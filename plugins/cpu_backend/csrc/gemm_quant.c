@@ -18,9 +18,9 @@ typedef struct {
     const void *a, *bias;
     const uint8_t *w;
     int64_t m, n, k, groups, out_row, a_row;
-    int8_t *codes;   /* [m, k] */
-    float *scales;   /* [m, groups] */
-    float *sums;     /* [m, groups]: scale * sum of codes; asymmetric schemes */
+    int8_t *codes; /* [m, k] */
+    float *scales; /* [m, groups] */
+    float *sums; /* [m, groups]: scale * sum of codes; asymmetric schemes */
     int32_t *starts; /* [m, groups]: -offset * sum of codes; symmetric schemes */
     int64_t row_groups, group_blocks, block_groups, row_blocks, block_rows;
 } job;
@@ -75,7 +75,8 @@ static void quantize_rows(void *argument, int64_t begin, int64_t end, void *scra
 }
 
 /* values[m, 0..16) for m < rows: rows of a with one row group of w, over all of K. */
-INLINE void quant_tile(const job *j, const int rows, const int scheme, int64_t m0, const uint8_t *block, float *values) {
+INLINE void quant_tile(const job *j, const int rows, const int scheme, int64_t m0, const uint8_t *block,
+                       float *values) {
     const rows16_scheme s = rows16_of(scheme);
     v16 acc[QMR];
 #pragma GCC unroll 12
@@ -100,18 +101,18 @@ INLINE void quant_tile(const job *j, const int rows, const int scheme, int64_t m
     for (int m = 0; m < rows; m++) v16_store(values + m * ROWS, acc[m]);
 }
 
-#define TILES_OF(scheme)                                                                                               \
-    static __attribute__((noinline)) void tile_##scheme(const job *j, int rows, int64_t m0, const uint8_t *block,      \
-                                                        float *values) {                                               \
-        switch (rows) {                                                                                                \
-            case 1: quant_tile(j, 1, scheme, m0, block, values); return;                                               \
-            case 2: quant_tile(j, 2, scheme, m0, block, values); return;                                               \
-            case 3: quant_tile(j, 3, scheme, m0, block, values); return;                                               \
-            case 4: quant_tile(j, 4, scheme, m0, block, values); return;                                               \
-            case 6: quant_tile(j, QMR < 6 ? 1 : 6, scheme, m0, block, values); return;                                 \
-            case 8: quant_tile(j, QMR < 8 ? 1 : 8, scheme, m0, block, values); return;                                 \
-            default: quant_tile(j, QMR, scheme, m0, block, values); return;                                            \
-        }                                                                                                              \
+#define TILES_OF(scheme)                                                                                          \
+    static __attribute__((noinline)) void tile_##scheme(const job *j, int rows, int64_t m0, const uint8_t *block, \
+                                                        float *values) {                                          \
+        switch (rows) {                                                                                           \
+            case 1: quant_tile(j, 1, scheme, m0, block, values); return;                                          \
+            case 2: quant_tile(j, 2, scheme, m0, block, values); return;                                          \
+            case 3: quant_tile(j, 3, scheme, m0, block, values); return;                                          \
+            case 4: quant_tile(j, 4, scheme, m0, block, values); return;                                          \
+            case 6: quant_tile(j, QMR < 6 ? 1 : 6, scheme, m0, block, values); return;                            \
+            case 8: quant_tile(j, QMR < 8 ? 1 : 8, scheme, m0, block, values); return;                            \
+            default: quant_tile(j, QMR, scheme, m0, block, values); return;                                       \
+        }                                                                                                         \
     }
 TILES_OF(RTP_CPU_Q4_0)
 TILES_OF(RTP_CPU_Q4_1)

@@ -42,11 +42,12 @@ INLINE void gemm_tile_of(const int rows, int64_t k, const float *a, int64_t a_ro
 static __attribute__((unused, noinline)) void gemm_tile(int rows, int64_t k, const float *a, int64_t a_row,
                                                         const float *b, int64_t b_row, float *c, int64_t c_row,
                                                         int add) {
-#define RTP_CASE(n) case n: gemm_tile_of(n <= MR ? n : 1, k, a, a_row, b, b_row, c, c_row, add); return;
+#define RTP_CASE(n) \
+    case n: gemm_tile_of(n <= MR ? n : 1, k, a, a_row, b, b_row, c, c_row, add); return;
     switch (rows) {
-        RTP_CASE(1) RTP_CASE(2) RTP_CASE(3) RTP_CASE(4) RTP_CASE(5) RTP_CASE(6)
-        RTP_CASE(7) RTP_CASE(8) RTP_CASE(9) RTP_CASE(10) RTP_CASE(11) RTP_CASE(12)
-        default: return;
+        RTP_CASE(1)
+        RTP_CASE(2) RTP_CASE(3) RTP_CASE(4) RTP_CASE(5) RTP_CASE(6) RTP_CASE(7) RTP_CASE(8) RTP_CASE(9) RTP_CASE(10)
+            RTP_CASE(11) RTP_CASE(12) default : return;
     }
 #undef RTP_CASE
 }

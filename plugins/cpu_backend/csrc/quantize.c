@@ -78,8 +78,8 @@ static void quantize_rows(void *argument, int64_t begin, int64_t end, void *scra
     }
 }
 
-int KERNEL(quantize)(rtp_cpu_device *device, int scheme, int dtype, uint8_t *payload, uint16_t *scales,
-                     uint16_t *zeros, const void *x, int64_t n, int64_t k, int64_t x_row) {
+int KERNEL(quantize)(rtp_cpu_device *device, int scheme, int dtype, uint8_t *payload, uint16_t *scales, uint16_t *zeros,
+                     const void *x, int64_t n, int64_t k, int64_t x_row) {
     if (!is_scheme(scheme) || !is_dtype(dtype) || k % GROUP || (scheme == RTP_CPU_Q4_1) != (zeros != NULL))
         return RTP_CPU_BAD_ARGUMENT;
     quantize_job j = {scheme, dtype, payload, scales, zeros, x, k / GROUP, x_row};

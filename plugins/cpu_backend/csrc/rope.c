@@ -20,7 +20,7 @@ static void rotate(const job *j, void *out, const void *x, const float *cosine, 
         const float *second = tile_in(j->dtype, at(x, j->dtype, j->half + col), width, t1);
         void *d0 = at_mut(out, j->dtype, col), *d1 = at_mut(out, j->dtype, j->half + col);
         float *y0 = tile_out(j->dtype, d0, o0), *y1 = tile_out(j->dtype, d1, o1);
-        FOR_VECTORS(width) {
+        FOR_VECTORS (width) {
             vf a = LOAD(first), b = LOAD(second), c = LOAD(cosine + col), s = LOAD(sine + col);
             STORE(y0, vf_sub(vf_mul(a, c), vf_mul(b, s)));
             STORE(y1, vf_fma(b, c, vf_mul(a, s)));
@@ -30,7 +30,8 @@ static void rotate(const job *j, void *out, const void *x, const float *cosine, 
     }
     int64_t rest = j->head_dim - 2 * j->half;
     if (rest && out != x)
-        memcpy(at_mut(out, j->dtype, 2 * j->half), at(x, j->dtype, 2 * j->half), (size_t)(rest * dtype_bytes(j->dtype)));
+        memcpy(at_mut(out, j->dtype, 2 * j->half), at(x, j->dtype, 2 * j->half),
+               (size_t)(rest * dtype_bytes(j->dtype)));
 }
 
 static void rope_tokens(void *argument, int64_t begin, int64_t end, void *scratch) {

@@ -80,8 +80,7 @@ static void top_rows(void *argument, int64_t begin, int64_t end, void *scratch) 
             }
         }
         char *values = at_mut(j->values, j->dtype, row * j->k);
-        for (int64_t i = 0; i < j->k; i++)
-            memcpy(values + i * itemsize, at(x, j->dtype, ids[i]), (size_t)itemsize);
+        for (int64_t i = 0; i < j->k; i++) memcpy(values + i * itemsize, at(x, j->dtype, ids[i]), (size_t)itemsize);
     }
 }
 
@@ -107,12 +106,14 @@ typedef struct {
     const char *src;
 } copy_job;
 
-INLINE void copy_run(char *dst, const char *src, int64_t n, const int64_t itemsize, int64_t dst_step, int64_t src_step) {
+INLINE void copy_run(char *dst, const char *src, int64_t n, const int64_t itemsize, int64_t dst_step,
+                     int64_t src_step) {
     if (dst_step == 1 && src_step == 1) {
         memcpy(dst, src, (size_t)(n * itemsize));
         return;
     }
-    for (int64_t i = 0; i < n; i++) memcpy(dst + i * dst_step * itemsize, src + i * src_step * itemsize, (size_t)itemsize);
+    for (int64_t i = 0; i < n; i++)
+        memcpy(dst + i * dst_step * itemsize, src + i * src_step * itemsize, (size_t)itemsize);
 }
 
 static void copy_runs(void *argument, int64_t begin, int64_t end, void *scratch) {
@@ -149,7 +150,8 @@ int KERNEL(copy)(rtp_cpu_device *device, int itemsize, int rank, const int64_t *
         int64_t n = shape[axis];
         if (n == 1 && rank > 1 && !(axis == rank - 1 && j.rank == 0)) continue;
         int before = j.rank - 1; /* an axis that continues the one before becomes one with it */
-        if (j.rank && j.dst_strides[before] == n * dst_strides[axis] && j.src_strides[before] == n * src_strides[axis]) {
+        if (j.rank && j.dst_strides[before] == n * dst_strides[axis] &&
+            j.src_strides[before] == n * src_strides[axis]) {
             j.shape[before] *= n;
             j.dst_strides[before] = dst_strides[axis];
             j.src_strides[before] = src_strides[axis];

@@ -70,9 +70,9 @@ int rtp_cpu_cast(rtp_cpu_device *device, int out_dtype, void *out, int x_dtype, 
 
 /* sum = x + residual (x alone where residual is NULL; stored where sum is not NULL); out = norm(sum as stored).
    x, residual, sum, out: [rows, cols]; weight, bias: [cols] of weight_dtype, bias for RTP_CPU_LAYER_NORM only. */
-int rtp_cpu_norm(rtp_cpu_device *device, int kind, int dtype, void *out, void *sum, const void *x,
-                 const void *residual, int weight_dtype, const void *weight, const void *bias, float eps, int64_t rows,
-                 int64_t cols, int64_t out_row, int64_t sum_row, int64_t x_row, int64_t residual_row);
+int rtp_cpu_norm(rtp_cpu_device *device, int kind, int dtype, void *out, void *sum, const void *x, const void *residual,
+                 int weight_dtype, const void *weight, const void *bias, float eps, int64_t rows, int64_t cols,
+                 int64_t out_row, int64_t sum_row, int64_t x_row, int64_t residual_row);
 
 /* out = softmax(cap(x * scale) + mask); cap is softcap * tanh(. / softcap), or nothing where softcap is 0.
    mask: f32 [mask_rows, cols], row r uses row r % mask_rows; or NULL. A row of only -inf gives zeros. out may be x. */
@@ -128,8 +128,8 @@ int rtp_cpu_rows16_unpack(rtp_cpu_device *device, int scheme, int dtype, void *o
                           const int32_t *ids, int64_t count, int64_t n, int64_t k, int64_t out_row);
 
 /* x: [n, k] to plain parts, and rows of plain parts to numbers (ids as above). */
-int rtp_cpu_quantize(rtp_cpu_device *device, int scheme, int dtype, uint8_t *payload, uint16_t *scales,
-                     uint16_t *zeros, const void *x, int64_t n, int64_t k, int64_t x_row);
+int rtp_cpu_quantize(rtp_cpu_device *device, int scheme, int dtype, uint8_t *payload, uint16_t *scales, uint16_t *zeros,
+                     const void *x, int64_t n, int64_t k, int64_t x_row);
 int rtp_cpu_dequantize(rtp_cpu_device *device, int scheme, int dtype, void *out, const uint8_t *payload,
                        const uint16_t *scales, const uint16_t *zeros, const int32_t *ids, int64_t count, int64_t n,
                        int64_t k, int64_t out_row);

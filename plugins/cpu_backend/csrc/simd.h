@@ -37,7 +37,8 @@ INLINE vf vf_if_less(vf a, vf b, vf x, vf y) {
 }
 INLINE vf vf_copysign(vf magnitude, vf sign) {
     __m512i bit = _mm512_set1_epi32((int)0x80000000u);
-    return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(bit, _mm512_castps_si512(sign), _mm512_castps_si512(magnitude), 0xca));
+    return _mm512_castsi512_ps(
+        _mm512_ternarylogic_epi32(bit, _mm512_castps_si512(sign), _mm512_castps_si512(magnitude), 0xca));
 }
 INLINE float vf_sum(vf a) { return _mm512_reduce_add_ps(a); }
 INLINE vf vf_round(vf a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
@@ -150,9 +151,7 @@ INLINE vf vf_if_less(vf a, vf b, vf x, vf y) {
 INLINE vf vf_max(vf a, vf b) { return vf_if_less(b, a, a, b); }
 INLINE vf vf_min(vf a, vf b) { return vf_if_less(a, b, a, b); }
 INLINE vf vf_abs(vf a) { return (vf)((vi)a & 0x7fffffff); }
-INLINE vf vf_copysign(vf magnitude, vf sign) {
-    return (vf)(((vu)magnitude & 0x7fffffffu) | ((vu)sign & 0x80000000u));
-}
+INLINE vf vf_copysign(vf magnitude, vf sign) { return (vf)(((vu)magnitude & 0x7fffffffu) | ((vu)sign & 0x80000000u)); }
 INLINE float vf_sum(vf a) { return (a[0] + a[2]) + (a[1] + a[3]); }
 #define VF_MAGIC 12582912.0f /* 1.5 * 2^23: adding it leaves the nearest whole number in the low bits */
 INLINE vf vf_round(vf a) { return (a + VF_MAGIC) - VF_MAGIC; } /* for |a| < 2^22 */
@@ -195,9 +194,7 @@ INLINE vf vf_load_f16(const uint16_t *p) {
 INLINE void vf_store_f16(uint16_t *p, vf x) {
     for (int i = 0; i < VF; i++) p[i] = f16_from_f32(x[i]);
 }
-INLINE vf vf_load_bf16(const uint16_t *p) {
-    return (vf)((vu){p[0], p[1], p[2], p[3]} << 16);
-}
+INLINE vf vf_load_bf16(const uint16_t *p) { return (vf)((vu){p[0], p[1], p[2], p[3]} << 16); }
 INLINE void vf_store_bf16(uint16_t *p, vf x) {
     vu bits = (vu)x;
     vu rounded = bits + (bits >> 16 & 1u) + 0x7fffu, nan = (vu)(x != x);
@@ -217,26 +214,34 @@ typedef struct {
 #define V16_EACH for (int i_ = 0; i_ < 16 / VF; i_++)
 INLINE v16 v16_set1(float x) {
     v16 y;
-    V16_EACH y.v[i_] = vf_set1(x);
+    V16_EACH
+        y.v[i_] = vf_set1(x);
     return y;
 }
 INLINE v16 v16_load_f16(const uint16_t *p) {
     v16 y;
-    V16_EACH y.v[i_] = vf_load_f16(p + i_ * VF);
+    V16_EACH
+        y.v[i_] = vf_load_f16(p + i_ * VF);
     return y;
 }
 INLINE v16 v16_mul1(v16 a, float b) {
-    V16_EACH a.v[i_] = vf_mul(a.v[i_], vf_set1(b));
+    V16_EACH
+        a.v[i_] = vf_mul(a.v[i_], vf_set1(b));
     return a;
 }
 INLINE v16 v16_fma(v16 a, v16 b, v16 c) {
-    V16_EACH c.v[i_] = vf_fma(a.v[i_], b.v[i_], c.v[i_]);
+    V16_EACH
+        c.v[i_] = vf_fma(a.v[i_], b.v[i_], c.v[i_]);
     return c;
 }
 INLINE v16 v16_fma1(v16 a, float b, v16 c) {
-    V16_EACH c.v[i_] = vf_fma(a.v[i_], vf_set1(b), c.v[i_]);
+    V16_EACH
+        c.v[i_] = vf_fma(a.v[i_], vf_set1(b), c.v[i_]);
     return c;
 }
-INLINE void v16_store(float *p, v16 a) { V16_EACH vf_store(p + i_ * VF, a.v[i_]); }
+INLINE void v16_store(float *p, v16 a) {
+    V16_EACH
+        vf_store(p + i_ * VF, a.v[i_]);
+}
 
 #endif

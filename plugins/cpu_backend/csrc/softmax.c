@@ -19,14 +19,14 @@ static void scores(const job *j, int64_t row, int64_t col, int64_t width, float 
     float tx[TILE];
     const float *x = tile_in(j->dtype, at(j->x, j->dtype, row * j->x_row + col), width, tx);
     vf scale = vf_set1(j->scale), cap = vf_set1(j->softcap);
-    FOR_VECTORS(width) {
+    FOR_VECTORS (width) {
         vf y = vf_mul(LOAD(x), scale);
         if (j->softcap != 0) y = vf_mul(cap, vf_tanh(vf_div(y, cap)));
         STORE(tile, y);
     }
     if (j->mask) {
         const float *mask = j->mask + row % j->mask_rows * j->mask_row + col;
-        FOR_VECTORS(width) STORE(tile, vf_add(LOAD(tile), LOAD(mask)));
+        FOR_VECTORS (width) STORE(tile, vf_add(LOAD(tile), LOAD(mask)));
     }
 }
 
@@ -44,16 +44,16 @@ static void softmax_rows(void *argument, int64_t begin, int64_t end, void *scrat
         for (int64_t col = 0; col < j->cols; col += TILE) {
             int64_t width = min64(TILE, j->cols - col);
             scores(j, row, col, width, tile);
-            FOR_VECTORS(width) STORE(tile, vf_exp(vf_sub(LOAD(tile), vf_set1(top))));
+            FOR_VECTORS (width) STORE(tile, vf_exp(vf_sub(LOAD(tile), vf_set1(top))));
             vf part = vf_zero();
-            FOR_VECTORS(width) part = vf_add(part, LOAD(tile));
+            FOR_VECTORS (width) part = vf_add(part, LOAD(tile));
             total += vf_sum(part);
         }
         float inverse = total == 0 ? 1 : 1 / total;
         for (int64_t col = 0; col < j->cols; col += TILE) {
             int64_t width = min64(TILE, j->cols - col);
             scores(j, row, col, width, tile);
-            FOR_VECTORS(width) STORE(tile, vf_mul(vf_exp(vf_sub(LOAD(tile), vf_set1(top))), vf_set1(inverse)));
+            FOR_VECTORS (width) STORE(tile, vf_mul(vf_exp(vf_sub(LOAD(tile), vf_set1(top))), vf_set1(inverse)));
             store_f32(j->dtype, at_mut(j->out, j->dtype, row * j->out_row + col), width, tile);
         }
     }

@@ -14,7 +14,7 @@
 
 #include "internal.h"
 
-#define SPIN_NS 100000  /* longer than what lies between two ops of one step */
+#define SPIN_NS 100000 /* longer than what lies between two ops of one step */
 #define PIECES_PER_THREAD 4
 #define CLOSED (1u << 30)
 
@@ -93,7 +93,8 @@ static void await_epoch(rtp_pool *pool, unsigned seen) {
 
 static void announce(rtp_pool *pool) {
     atomic_fetch_add(&pool->epoch, 1);
-    if (atomic_load(&pool->asleep) && getpid() == pool->owner) { /* a child has nobody to wake, and maybe a stuck mutex */
+    if (atomic_load(&pool->asleep) &&
+        getpid() == pool->owner) { /* a child has nobody to wake, and maybe a stuck mutex */
         pthread_mutex_lock(&pool->sleep_mutex);
         pthread_cond_broadcast(&pool->wake);
         pthread_mutex_unlock(&pool->sleep_mutex);

@@ -63,8 +63,8 @@ INLINE void tile_done(int dtype, void *dst, int64_t n, const float *tile) {
 /* `body` over the vectors [i, i + n) of a tile of `count` elements; LOAD and STORE honour a last short one. */
 #define LOAD(p) (n_ == VF ? vf_load((p) + i_) : vf_loadn((p) + i_, n_))
 #define STORE(p, x) (n_ == VF ? vf_store((p) + i_, (x)) : vf_storen((p) + i_, (x), n_))
-#define FOR_VECTORS(count)                                                                                            \
-    for (int64_t i_ = 0, n_ = VF; i_ < (count); i_ += VF)                                                             \
+#define FOR_VECTORS(count)                                \
+    for (int64_t i_ = 0, n_ = VF; i_ < (count); i_ += VF) \
         if ((n_ = min64(VF, (count) - i_)), 1)
 
 /* sum of a[i] * b[i], in four chains. */

@@ -56,7 +56,9 @@ class CpuDevice(Device):
             super().copy(dst, src)
             return
         shape, to, of = int64s(src.shape), int64s(dst.strides), int64s(src.strides)
-        if status := lib.rtp_cpu_copy(self._handle, src.dtype.itemsize, rank, shape, pointer(dst), to, pointer(src), of):
+        if status := lib.rtp_cpu_copy(
+            self._handle, src.dtype.itemsize, rank, shape, pointer(dst), to, pointer(src), of
+        ):
             fail(status, "copy", dst, src)
 
     def prepare_weight(self, weight: Buffer, tag: str) -> Buffer:
@@ -114,7 +116,7 @@ class CpuDevice(Device):
             raise mismatch(tag, a, b, out)
         if status := lib.rtp_cpu_binary(
             self._handle, op, DTYPES[a.dtype], pointer(out), pointer(a), pointer(b),
-            rows.count, rows.width, to.stride, rows.stride, row, column,
+            rows.number, rows.width, to.stride, rows.stride, row, column,
         ):  # fmt: skip
             fail(status, tag, a, b, out)
         return out
@@ -131,7 +133,7 @@ class CpuDevice(Device):
             raise mismatch(f"activation {kind!r}", x, out)
         if status := lib.rtp_cpu_activation(
             self._handle, KINDS[kind], DTYPES[x.dtype], pointer(out), pointer(x),
-            rows.count, rows.width, to.stride, rows.stride,
+            rows.number, rows.width, to.stride, rows.stride,
         ):  # fmt: skip
             fail(status, "activation", x, out)
         return out
@@ -148,7 +150,7 @@ class CpuDevice(Device):
             raise mismatch(f"gated_activation {kind!r}", x, out)
         if status := lib.rtp_cpu_gated_activation(
             self._handle, KINDS[kind], DTYPES[x.dtype], pointer(out), pointer(x), pointer(x[:, half:]),
-            rows.count, half, to.stride, rows.stride, rows.stride,
+            rows.number, half, to.stride, rows.stride, rows.stride,
         ):  # fmt: skip
             fail(status, "gated_activation", x, out)
         return out
@@ -165,7 +167,7 @@ class CpuDevice(Device):
             self.copy(out, self.cast(x, dtype))
             return out
         codes = DTYPES[dtype], pointer(out), DTYPES[x.dtype], pointer(x)
-        if status := lib.rtp_cpu_cast(self._handle, *codes, rows.count, rows.width, to.stride, rows.stride):
+        if status := lib.rtp_cpu_cast(self._handle, *codes, rows.number, rows.width, to.stride, rows.stride):
             fail(status, "cast", x, out)
         return out
 
@@ -199,10 +201,11 @@ class CpuDevice(Device):
             raise mismatch("norm", x, weight, bias, out)
         total, total_stride = (NULL, 0) if residual is None or other is None else (pointer(residual), other.stride)
         kind = lib.RTP_CPU_RMS_NORM if bias is None else lib.RTP_CPU_LAYER_NORM
+        weight, bias = self._contiguous(weight), None if bias is None else self._contiguous(bias)
+        affine = DTYPES[weight.dtype], pointer(weight), NULL if bias is None else pointer(bias)
         if status := lib.rtp_cpu_norm(
-            self._handle, kind, DTYPES[x.dtype], pointer(out), total, pointer(x), total,
-            DTYPES[weight.dtype], pointer(self._contiguous(weight)), NULL if bias is None else pointer(self._contiguous(bias)),
-            norm.eps, rows.count, rows.width, to.stride, total_stride, rows.stride, total_stride,
+            self._handle, kind, DTYPES[x.dtype], pointer(out), total, pointer(x), total, *affine, norm.eps,
+            rows.number, rows.width, to.stride, total_stride, rows.stride, total_stride,
         ):  # fmt: skip
             fail(status, "norm", x, weight, bias, out)
         return out
@@ -229,7 +232,7 @@ class CpuDevice(Device):
         seen = (NULL, 0) if mask is None else (pointer(mask), mask.shape[0])
         if status := lib.rtp_cpu_softmax(
             self._handle, DTYPES[x.dtype], pointer(out), pointer(x), *seen, scale, softcap or 0.0,
-            rows.count, rows.width, to.stride, rows.stride, 0 if mask is None else mask.strides[0],
+            rows.number, rows.width, to.stride, rows.stride, 0 if mask is None else mask.strides[0],
         ):  # fmt: skip
             fail(status, "softmax", x, mask, out)
         return out
@@ -277,9 +280,7 @@ class CpuDevice(Device):
         shape: Shape = (x.shape[0], k)
         values, indices = self.alloc(shape, x.dtype, "top_k"), self.alloc(shape, dtypes.int32, "top_k")
         results = pointer(values), pointer(indices)
-        if status := lib.rtp_cpu_top_k(
-            self._handle, DTYPES[x.dtype], *results, pointer(x), *x.shape, k, x.strides[0]
-        ):
+        if status := lib.rtp_cpu_top_k(self._handle, DTYPES[x.dtype], *results, pointer(x), *x.shape, k, x.strides[0]):
             fail(status, f"top {k}", x)
         return values, indices
 

@@ -15,7 +15,11 @@ def gemm(device: Device, handle: Any, a: Buffer, b: Buffer, bias: Buffer | None,
     """out = a @ b + bias; a and out have contiguous rows and one dtype."""
     m, k = a.shape[-2:]
     n = b.shape[-2 if trans_b else -1]
-    if b.shape[-1 if trans_b else -2] != k or out.shape != (*a.shape[:-1], n) or (bias is not None and bias.shape != (n,)):
+    if (
+        b.shape[-1 if trans_b else -2] != k
+        or out.shape != (*a.shape[:-1], n)
+        or (bias is not None and bias.shape != (n,))
+    ):
         raise mismatch("gemm", a, b, bias, out)
     b, b_row, is_transposed = _as_rows(device, b, trans_b)
     offsets: Any = NULL

@@ -57,7 +57,9 @@ class Native:
         view = self._kv.get(key)
         if view is None:
             if len(kv.shape) != 5 or kv.shape[1] != 2 or kv.strides[4] != 1 or kv.dtype not in DTYPES:
-                raise DeviceError(f"cannot use {kv!r} as a KV cache", why="expected floats [N, 2, K, B, D], D contiguous")
+                raise DeviceError(
+                    f"cannot use {kv!r} as a KV cache", why="expected floats [N, 2, K, B, D], D contiguous"
+                )
             blocks, _, heads, block_size, head_dim = kv.shape
             sizes = (blocks, heads, block_size, head_dim)
             view = ffi.new("rtp_cpu_kv *", (pointer(kv), DTYPES[kv.dtype], *sizes, *kv.strides[:4]))

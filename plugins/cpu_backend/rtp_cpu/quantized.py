@@ -25,7 +25,9 @@ def _code(scheme: QuantScheme) -> int:
 def _plain_parts(device: Device, x: QBuffer) -> tuple[Any, Any, Any, tuple[Buffer, ...]]:
     """Payload, scales and zeros as pointers to rows without gaps, and the buffers that keep them alive."""
     if x.layout != "plain" or x.scales.dtype is not dtypes.float16:
-        raise ContractError(f"cannot read layout {x.layout!r} with {x.scales.dtype} scales", why="expected plain, float16")
+        raise ContractError(
+            f"cannot read layout {x.layout!r} with {x.scales.dtype} scales", why="expected plain, float16"
+        )
     parts = []
     for part in x.parts:
         if not part.is_contiguous:
@@ -48,9 +50,7 @@ def prepare(device: Device, handle: Any, weight: QBuffer, tag: str) -> QBuffer:
     return QBuffer(weight.scheme, (n, k), packed, none, layout=ROWS16)
 
 
-def gemm(
-    device: Device, handle: Any, a: Buffer, b: QBuffer, bias: Buffer | None, trans_b: bool, out: Buffer
-) -> None:
+def gemm(device: Device, handle: Any, a: Buffer, b: QBuffer, bias: Buffer | None, trans_b: bool, out: Buffer) -> None:
     """out = a @ b.T + bias, a quantized to int8 on the way. A plain b is prepared first, each time."""
     n, k = b.shape
     if not trans_b or a.shape[-1] != k or out.shape != (*a.shape[:-1], n) or (bias is not None and bias.shape != (n,)):
@@ -65,7 +65,7 @@ def gemm(
     bias_code, bias_pointer = (0, NULL) if bias is None else (DTYPES[bias.dtype], pointer(bias))
     if status := lib.rtp_cpu_gemm_rows16(
         handle, SCHEMES[b.scheme.name], DTYPES[a.dtype], pointer(out), pointer(a), pointer(b), bias_code, bias_pointer,
-        rows.count, n, k, to.stride, rows.stride,
+        rows.number, n, k, to.stride, rows.stride,
     ):  # fmt: skip
         fail(status, "gemm", a, b, bias, out)
 

@@ -8,9 +8,9 @@ from rtp_core.plugin import Buffer
 
 
 class Rows(NamedTuple):
-    """`count` rows of `width` elements, `stride` elements apart."""
+    """`number` rows of `width` elements, `stride` elements apart."""
 
-    count: int
+    number: int
     width: int
     stride: int
 
@@ -23,7 +23,7 @@ def rows_of(x: Buffer) -> Rows | None:
         return None
     if len(shape) == 2:
         return Rows(shape[0], width, strides[0])
-    count, stride, reach = 1, width, -1
+    number, stride, reach = 1, width, -1
     for axis in range(len(shape) - 2, -1, -1):
         extent = shape[axis]
         if extent != 1:
@@ -32,8 +32,8 @@ def rows_of(x: Buffer) -> Rows | None:
             elif strides[axis] != reach:
                 return None
             reach = strides[axis] * extent
-            count *= extent
-    return Rows(count, width, stride)
+            number *= extent
+    return Rows(number, width, stride)
 
 
 def has_contiguous_rows(x: Buffer) -> bool:

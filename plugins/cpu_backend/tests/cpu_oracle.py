@@ -19,7 +19,7 @@ def rounded(array: Array, dtype: DType) -> Array:
 
 
 def put(device: Device, array: Array, dtype: DType | None = None) -> Buffer:
-    """A device buffer with a Fortran-odd gap after each row, so that strides matter wherever rows do."""
+    """A device buffer with a gap of three elements after each row, so that strides matter."""
     array = np.asarray(array)
     if dtype is not None:
         array = rounded(array, dtype)

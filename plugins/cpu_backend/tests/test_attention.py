@@ -7,9 +7,12 @@ from cpu_oracle import FLOATS, assert_close, put, rounded, wide
 from rtp_core.plugin import AttentionBatch, Buffer, Device, DeviceError, DType, dtypes
 
 SCALE = 0.3
+Case = tuple[list[int], list[int], int, int]  # query and context tokens of each request, kv heads, block size
 
 
-def batch_of(device: Device, queries: Sequence[int], contexts: Sequence[int], num_decode: int, block: int) -> AttentionBatch:
+def batch_of(
+    device: Device, queries: Sequence[int], contexts: Sequence[int], num_decode: int, block: int
+) -> AttentionBatch:
     """Requests with these numbers of query tokens and context tokens, over blocks in no order."""
     starts = np.concatenate([[0], np.cumsum(queries)]).astype(np.int32)
     lengths = np.array(contexts, np.int32)
@@ -61,7 +64,7 @@ def attended(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
     return result
 
 
-CASES = [
+CASES: list[Case] = [
     ([1], [1], 1, 1),
     ([1, 1, 1], [5, 64, 131], 2, 16),
     ([4], [4], 1, 4),
@@ -72,12 +75,12 @@ CASES = [
 
 @pytest.mark.parametrize("kv_dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("order", ["KBD", "BKD"])
-@pytest.mark.parametrize(("queries", "contexts", "kv_heads", "block"), CASES)
-@pytest.mark.parametrize(("group", "dim"), [(1, 8), (3, 64), (2, 5)])
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("heads", [(1, 8), (3, 64), (2, 5)], ids=str)
 def test_attention_over_blocks_is_attention(
-    device: Device, rng: np.random.Generator, queries: list[int], contexts: list[int], kv_heads: int, block: int,
-    group: int, dim: int, order: str, kv_dtype: DType,
-) -> None:  # fmt: skip
+    device: Device, rng: np.random.Generator, case: Case, heads: tuple[int, int], order: str, kv_dtype: DType
+) -> None:
+    (queries, contexts, kv_heads, block), (group, dim) = case, heads
     num_decode = sum(q == 1 for q in queries)
     batch = batch_of(device, queries, contexts, num_decode, block)
     kv = cache_of(device, len(queries) * batch.block_tables.shape[1], kv_heads, block, dim, kv_dtype, order)

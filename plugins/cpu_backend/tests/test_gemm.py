@@ -4,7 +4,17 @@ from cpu_oracle import FLOATS, TOLERANCE, put, rounded, wide
 
 from rtp_core.plugin import Buffer, Device, DeviceError, DType, dtypes
 
-SIZES = [(1, 1, 1), (0, 3, 2), (1, 33, 70), (4, 31, 67), (5, 33, 16), (13, 64, 1), (29, 17, 130), (130, 96, 64), (3, 5, 0)]
+SIZES = [
+    (1, 1, 1),
+    (0, 3, 2),
+    (1, 33, 70),
+    (4, 31, 67),
+    (5, 33, 16),
+    (13, 64, 1),
+    (29, 17, 130),
+    (130, 96, 64),
+    (3, 5, 0),
+]
 
 
 def assert_product(got: Buffer, a: np.ndarray, b: np.ndarray, bias: np.ndarray | None, dtype: DType) -> None:
@@ -27,7 +37,9 @@ def test_gemm_multiplies_with_both_kinds_of_b(
     a, b = rounded(rng.standard_normal((m, k)), dtype), rounded(rng.standard_normal((n, k)), b_dtype)
     bias = rounded(rng.standard_normal(n), b_dtype)
     assert_product(device.gemm(put(device, a), put(device, b), trans_b=True), a, b.T, None, dtype)
-    assert_product(device.gemm(put(device, a), put(device, b), bias=put(device, bias), trans_b=True), a, b.T, bias, dtype)
+    assert_product(
+        device.gemm(put(device, a), put(device, b), bias=put(device, bias), trans_b=True), a, b.T, bias, dtype
+    )
     plain = np.ascontiguousarray(b.T)
     assert_product(device.gemm(put(device, a), put(device, plain), bias=put(device, bias)), a, plain, bias, dtype)
 

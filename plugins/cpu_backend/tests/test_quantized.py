@@ -30,7 +30,9 @@ def as_int8_groups(a: np.ndarray) -> np.ndarray:
 
 @by_scheme
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
-@pytest.mark.parametrize(("m", "n", "k"), [(1, 1, 32), (1, 50, 96), (3, 16, 64), (8, 33, 32), (31, 47, 128), (0, 5, 32)])
+@pytest.mark.parametrize(
+    ("m", "n", "k"), [(1, 1, 32), (1, 50, 96), (3, 16, 64), (8, 33, 32), (31, 47, 128), (0, 5, 32)]
+)
 def test_gemm_of_a_prepared_weight_is_exact_but_for_the_activations(
     device: Device, rng: np.random.Generator, scheme: QuantScheme, m: int, n: int, k: int, dtype: DType
 ) -> None:
@@ -117,7 +119,9 @@ def test_quantize_gives_the_codes_of_the_definition(
 
 
 @by_scheme
-def test_slices_of_a_plain_weight_can_be_prepared(device: Device, rng: np.random.Generator, scheme: QuantScheme) -> None:
+def test_slices_of_a_plain_weight_can_be_prepared(
+    device: Device, rng: np.random.Generator, scheme: QuantScheme
+) -> None:
     plain, values = weight(device, rng, scheme, 40, 64)
     part = device.prepare_weight(plain[3:24], "weight")
     assert isinstance(part, QBuffer)

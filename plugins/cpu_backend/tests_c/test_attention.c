@@ -18,17 +18,22 @@ static void attention(rtp_cpu_device *device, int dtype, int kv_dtype, const req
     }
     int64_t blocks = count * width, size = blocks * 2 * kv_heads * block * dim;
     tensor cache = tensor_random(kv_dtype, size);
-    rtp_cpu_kv kv = {cache.data, kv_dtype, blocks, kv_heads, block, dim, 2 * kv_heads * block * dim, kv_heads * block * dim,
-                     block * dim, dim};
+    rtp_cpu_kv kv = {
+        cache.data,  kv_dtype, blocks, kv_heads, block, dim, 2 * kv_heads * block * dim, kv_heads * block * dim,
+        block * dim, dim};
     int32_t *tables = int32s(count * width), *lengths = int32s(count), *starts = int32s(count + 1);
     for (int64_t i = 0; i < count * width; i++) tables[i] = (int32_t)(count * width - 1 - i);
     for (int64_t r = 0; r < count; r++) {
         lengths[r] = (int32_t)requests[r].context;
         starts[r + 1] = starts[r] + (int32_t)requests[r].queries;
-        tensor k = tensor_random(dtype, lengths[r] * kv_heads * dim), v = tensor_random(dtype, lengths[r] * kv_heads * dim);
+        tensor k = tensor_random(dtype, lengths[r] * kv_heads * dim),
+               v = tensor_random(dtype, lengths[r] * kv_heads * dim);
         int32_t *slots = int32s(lengths[r]);
-        for (int64_t t = 0; t < lengths[r]; t++) slots[t] = (int32_t)(tables[r * width + t / block] * block + t % block);
-        require(!rtp_cpu_kv_write(device, &kv, dtype, k.data, v.data, slots, lengths[r], kv_heads * dim, dim, kv_heads * dim, dim), "kv_write");
+        for (int64_t t = 0; t < lengths[r]; t++)
+            slots[t] = (int32_t)(tables[r * width + t / block] * block + t % block);
+        require(!rtp_cpu_kv_write(device, &kv, dtype, k.data, v.data, slots, lengths[r], kv_heads * dim, dim,
+                                  kv_heads * dim, dim),
+                "kv_write");
         tensor gk = tensor_random(kv_dtype, k.count), gv = tensor_random(kv_dtype, k.count);
         require(!rtp_cpu_kv_gather(device, &kv, gk.data, gv.data, tables + r * width, lengths[r]), "kv_gather");
         tensor_read(&gk), tensor_read(&gv);
@@ -39,8 +44,9 @@ static void attention(rtp_cpu_device *device, int dtype, int kv_dtype, const req
         }
         if (lengths[r]) {
             slots[0] = (int32_t)(blocks * block);
-            require(rtp_cpu_kv_write(device, &kv, dtype, k.data, v.data, slots, 1, kv_heads * dim, dim, kv_heads * dim, dim) ==
-                    RTP_CPU_OUT_OF_RANGE, "a slot outside the cache");
+            require(rtp_cpu_kv_write(device, &kv, dtype, k.data, v.data, slots, 1, kv_heads * dim, dim, kv_heads * dim,
+                                     dim) == RTP_CPU_OUT_OF_RANGE,
+                    "a slot outside the cache");
         }
         free(slots);
         tensor_free(&k), tensor_free(&v), tensor_free(&gk), tensor_free(&gv);
@@ -49,19 +55,21 @@ static void attention(rtp_cpu_device *device, int dtype, int kv_dtype, const req
     tensor q = tensor_random(dtype, tokens * heads * dim), out = tensor_random(dtype, tokens * heads * dim);
     for (int decode = 0; decode < 2; decode++) {
         if (decode && tokens != count) break;
-        int status = decode ? rtp_cpu_decode_attention(device, &kv, dtype, out.data, q.data, tables, width, lengths, count, heads,
-                                                       heads * dim, dim, heads * dim, dim, 0.5f)
-                            : rtp_cpu_context_attention(device, &kv, dtype, out.data, q.data, tables, width, lengths, starts,
-                                                        count, heads, heads * dim, dim, heads * dim, dim, 0.5f);
+        int status = decode ? rtp_cpu_decode_attention(device, &kv, dtype, out.data, q.data, tables, width, lengths,
+                                                       count, heads, heads * dim, dim, heads * dim, dim, 0.5f)
+                            : rtp_cpu_context_attention(device, &kv, dtype, out.data, q.data, tables, width, lengths,
+                                                        starts, count, heads, heads * dim, dim, heads * dim, dim, 0.5f);
         require(!status, "attention");
         tensor_read(&out);
         for (int64_t r = 0; r < count; r++) {
             for (int64_t i = 0; i < requests[r].queries * heads; i++) {
-                int64_t token = starts[r] + i / heads, h = i % heads, seen = lengths[r] - requests[r].queries + i / heads + 1;
+                int64_t token = starts[r] + i / heads, h = i % heads,
+                        seen = lengths[r] - requests[r].queries + i / heads + 1;
                 const float *query = q.values + (token * heads + h) * dim;
                 double total = 0, *sums = calloc((size_t)dim + 1, sizeof *sums);
                 for (int64_t t = 0; t < seen; t++) {
-                    const float *k = cache.values + tables[r * width + t / block] * kv.block_stride + h / group * kv.head_stride + t % block * dim;
+                    const float *k = cache.values + tables[r * width + t / block] * kv.block_stride +
+                                     h / group * kv.head_stride + t % block * dim;
                     double score = 0;
                     for (int64_t d = 0; d < dim; d++) score += (double)query[d] * k[d];
                     double p = exp(0.5 * score);
@@ -76,8 +84,9 @@ static void attention(rtp_cpu_device *device, int dtype, int kv_dtype, const req
     }
     if (lengths[0]) {
         tables[0] = (int32_t)blocks;
-        require(rtp_cpu_decode_attention(device, &kv, dtype, out.data, q.data, tables, width, lengths, 1, heads, heads * dim, dim,
-                                         heads * dim, dim, 1) == RTP_CPU_OUT_OF_RANGE, "a block outside the cache");
+        require(rtp_cpu_decode_attention(device, &kv, dtype, out.data, q.data, tables, width, lengths, 1, heads,
+                                         heads * dim, dim, heads * dim, dim, 1) == RTP_CPU_OUT_OF_RANGE,
+                "a block outside the cache");
     }
     free(tables), free(lengths), free(starts);
     tensor_free(&cache), tensor_free(&q), tensor_free(&out);

@@ -20,13 +20,15 @@ static void elementwise(rtp_cpu_device *device, int dtype, int64_t rows, int64_t
     int64_t stride = cols + gap, count = rows ? rows * stride - gap : 0;
     tensor a = tensor_random(dtype, count), b = tensor_random(dtype, count), out = tensor_random(dtype, count);
     for (int op = 0; op < 2; op++) {
-        require(!rtp_cpu_binary(device, op, dtype, out.data, a.data, b.data, rows, cols, stride, stride, stride, 1), "binary");
+        require(!rtp_cpu_binary(device, op, dtype, out.data, a.data, b.data, rows, cols, stride, stride, stride, 1),
+                "binary");
         tensor_read(&out);
         for (int64_t i = 0; i < rows * cols; i++) {
             int64_t p = i / cols * stride + i % cols;
             expect("binary", &out, p, op ? (double)a.values[p] * b.values[p] : (double)a.values[p] + b.values[p], 1e-3);
         }
-        require(!rtp_cpu_binary(device, op, dtype, out.data, a.data, b.data, rows, cols, stride, stride, stride, 0), "column");
+        require(!rtp_cpu_binary(device, op, dtype, out.data, a.data, b.data, rows, cols, stride, stride, stride, 0),
+                "column");
         require(!rtp_cpu_binary(device, op, dtype, out.data, a.data, b.data, rows, cols, stride, stride, 0, 1), "row");
     }
     for (int kind = RTP_CPU_GELU; kind <= RTP_CPU_TANH; kind++) {
@@ -36,7 +38,9 @@ static void elementwise(rtp_cpu_device *device, int dtype, int64_t rows, int64_t
             int64_t p = i / cols * stride + i % cols;
             expect("activation", &out, p, activated(kind, a.values[p]), 0.01);
         }
-        require(!rtp_cpu_gated_activation(device, kind, dtype, out.data, a.data, b.data, rows, cols, stride, stride, stride), "gated");
+        require(!rtp_cpu_gated_activation(device, kind, dtype, out.data, a.data, b.data, rows, cols, stride, stride,
+                                          stride),
+                "gated");
         tensor_read(&out);
         for (int64_t i = 0; i < rows * cols; i++) {
             int64_t p = i / cols * stride + i % cols;
@@ -62,7 +66,8 @@ static void row_kernels(rtp_cpu_device *device, int dtype, int64_t rows, int64_t
     tensor w = tensor_random(dtype, cols), bias = tensor_random(dtype, cols), mask = tensor_random(RTP_CPU_F32, cols);
     for (int kind = 0; kind < 2; kind++) {
         require(!rtp_cpu_norm(device, kind, dtype, out.data, sum.data, x.data, residual.data, dtype, w.data,
-                              kind ? bias.data : NULL, 1e-2f, rows, cols, cols, cols, cols, cols), "norm");
+                              kind ? bias.data : NULL, 1e-2f, rows, cols, cols, cols, cols, cols),
+                "norm");
         tensor_read(&out), tensor_read(&sum);
         for (int64_t r = 0; r < rows; r++) {
             double mean = 0, squares = 0;
@@ -76,7 +81,8 @@ static void row_kernels(rtp_cpu_device *device, int dtype, int64_t rows, int64_t
             }
         }
     }
-    require(!rtp_cpu_softmax(device, dtype, out.data, x.data, mask.data, 1, 0.7f, 2.0f, rows, cols, cols, cols, cols), "softmax");
+    require(!rtp_cpu_softmax(device, dtype, out.data, x.data, mask.data, 1, 0.7f, 2.0f, rows, cols, cols, cols, cols),
+            "softmax");
     tensor_read(&out);
     for (int64_t r = 0; r < rows; r++) {
         double total = 0;
@@ -99,18 +105,23 @@ static void row_kernels(rtp_cpu_device *device, int dtype, int64_t rows, int64_t
         for (int64_t c = 0; c < cols; c++) ahead += row[c] > row[ids[i]] || (row[c] == row[ids[i]] && c < ids[i]);
         require(ahead == i % k && values.values[i] == row[ids[i]], "top_k is in order");
     }
-    require(rtp_cpu_top_k(device, dtype, values.data, ids, x.data, rows, cols, cols + 1, cols) == RTP_CPU_BAD_ARGUMENT, "k");
+    require(rtp_cpu_top_k(device, dtype, values.data, ids, x.data, rows, cols, cols + 1, cols) == RTP_CPU_BAD_ARGUMENT,
+            "k");
     free(ids);
     if (rows) {
         int32_t *picked = int32s(7);
         tensor rows_out = tensor_random(RTP_CPU_F32, 7 * cols);
         for (int i = 0; i < 7; i++) picked[i] = (int32_t)random_below(rows);
-        require(!rtp_cpu_gather_rows(device, RTP_CPU_F32, rows_out.data, dtype, x.data, picked, 7, rows, cols, cols, cols), "gather");
+        require(
+            !rtp_cpu_gather_rows(device, RTP_CPU_F32, rows_out.data, dtype, x.data, picked, 7, rows, cols, cols, cols),
+            "gather");
         tensor_read(&rows_out);
-        for (int64_t i = 0; i < 7 * cols; i++) expect("gather_rows", &rows_out, i, x.values[picked[i / cols] * cols + i % cols], 0);
+        for (int64_t i = 0; i < 7 * cols; i++)
+            expect("gather_rows", &rows_out, i, x.values[picked[i / cols] * cols + i % cols], 0);
         picked[3] = (int32_t)rows;
-        require(rtp_cpu_gather_rows(device, RTP_CPU_F32, rows_out.data, dtype, x.data, picked, 7, rows, cols, cols, cols) ==
-                RTP_CPU_OUT_OF_RANGE, "a row outside the table");
+        require(rtp_cpu_gather_rows(device, RTP_CPU_F32, rows_out.data, dtype, x.data, picked, 7, rows, cols, cols,
+                                    cols) == RTP_CPU_OUT_OF_RANGE,
+                "a row outside the table");
         tensor_free(&rows_out);
         free(picked);
     }
@@ -124,8 +135,9 @@ static void rope(rtp_cpu_device *device, int dtype, int64_t tokens, int64_t dim,
     tensor c = tensor_random(RTP_CPU_F32, POSITIONS * half), s = tensor_random(RTP_CPU_F32, POSITIONS * half);
     int32_t *positions = int32s(tokens);
     for (int64_t t = 0; t < tokens; t++) positions[t] = (int32_t)random_below(POSITIONS);
-    require(!rtp_cpu_rope(device, dtype, out.data, x.data, c.data, s.data, positions, tokens, HEADS, dim, half, POSITIONS,
-                          HEADS * dim, dim, HEADS * dim, dim), "rope");
+    require(!rtp_cpu_rope(device, dtype, out.data, x.data, c.data, s.data, positions, tokens, HEADS, dim, half,
+                          POSITIONS, HEADS * dim, dim, HEADS * dim, dim),
+            "rope");
     tensor_read(&out);
     for (int64_t i = 0; i < tokens * HEADS * dim; i++) {
         int64_t d = i % dim, pair = d < half ? d : d - half, angle = positions[i / dim / HEADS] * half + pair;
@@ -146,7 +158,8 @@ static void copies(rtp_cpu_device *device) {
     tensor_read(&y);
     for (int64_t a = 0; a < A; a++)
         for (int64_t b = 0; b < B; b++)
-            for (int64_t c = 0; c < C; c++) expect("copy", &y, c * A * B + a * B + b, x.values[a * B * C + b * C + c], 0);
+            for (int64_t c = 0; c < C; c++)
+                expect("copy", &y, c * A * B + a * B + b, x.values[a * B * C + b * C + c], 0);
     const int64_t whole[] = {A * B * C * 4}, one[] = {1}, none[] = {0};
     require(!rtp_cpu_copy(device, 1, 1, whole, y.data, one, x.data, one), "copy of bytes");
     require(!memcmp(x.data, y.data, A * B * C * 4), "bytes are equal");
@@ -166,6 +179,7 @@ void test_elements(rtp_cpu_device *device) {
         }
     }
     copies(device);
-    require(rtp_cpu_activation(device, 99, RTP_CPU_F32, NULL, NULL, 0, 0, 0, 0) == RTP_CPU_BAD_ARGUMENT, "unknown kind");
+    require(rtp_cpu_activation(device, 99, RTP_CPU_F32, NULL, NULL, 0, 0, 0, 0) == RTP_CPU_BAD_ARGUMENT,
+            "unknown kind");
     require(rtp_cpu_cast(device, 7, NULL, 0, NULL, 0, 0, 0, 0) == RTP_CPU_BAD_ARGUMENT, "unknown dtype");
 }

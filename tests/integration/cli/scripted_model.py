@@ -19,7 +19,8 @@ SCRIPTS = {
 }
 ENDLESS = "zyx"  # z, y, x, z, ...
 CHAT_TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    "{{ '<|im_start|>assistant\n' }}"
 )
 CONTEXT = 1 << 16  # tokens: an endless text takes minutes to reach its end
 

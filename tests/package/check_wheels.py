@@ -1,0 +1,71 @@
+"""Builds the wheels of core and rtp-cpu, installs them into a clean environment, and uses them from there.
+
+    python tests/package/check_wheels.py
+
+Run by `tox -e package`; needs the `build` package, a C compiler, and the network on a first run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import venv
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECTS = ("core", "plugins/cpu_backend")
+
+
+def run(*command: str | Path, cwd: Path, **env: str) -> str:
+    """Standard output of a command that succeeds."""
+    done = subprocess.run([str(part) for part in command], cwd=cwd, env=os.environ | env, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(map(str, command))} exited {done.returncode}\n{done.stdout}\n{done.stderr}")
+    return done.stdout
+
+
+def build_wheels(folder: Path) -> list[Path]:
+    for project in PROJECTS:
+        run(sys.executable, "-m", "build", "--wheel", "--outdir", folder, ROOT / project, cwd=folder)
+    return sorted(folder.glob("*.whl"))
+
+
+def check_contents(wheels: list[Path]) -> None:
+    names = {name for wheel in wheels for name in zipfile.ZipFile(wheel).namelist()}
+    assert any(name.endswith("entry_points.txt") for name in names)
+    assert not [name for name in names if "test" in name or name.endswith((".c", ".h", ".o"))], "sources in a wheel"
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        wheels = build_wheels(folder)
+        check_contents(wheels)
+        venv.create(folder / "venv", with_pip=True)
+        python, rtp = folder / "venv/bin/python", folder / "venv/bin/rtp"
+        run(python, "-m", "pip", "install", "--quiet", *wheels, cwd=folder)
+
+        installed = {d["name"] for d in json.loads(run(python, "-m", "pip", "list", "--format=json", cwd=folder))}
+        assert {"rtp-core", "rtp-cpu"} <= installed, installed
+        assert not installed & {"torch", "transformers"}, installed
+
+        listing = json.loads(run(rtp, "devices", "list", "--json", cwd=folder))
+        states = {plugin["kind"]: plugin["state"] for plugin in listing["plugins"]}
+        assert states == {"cpu": "AVAILABLE", "ref": "AVAILABLE"}, states
+
+        question = ("generate", "Why is the sky blue?", "--temperature", "0", "--max-tokens", "16", "--json")
+        first = json.loads(run(rtp, *question, cwd=folder))
+        assert first["device"] == "cpu:0" and len(first["token_ids"]) == 16 and "sky" in first["text"].lower(), first
+        offline = json.loads(run(rtp, *question, cwd=folder, PIP_NO_INDEX="1", PIP_FIND_LINKS="", HF_HUB_OFFLINE="1"))
+        assert offline["token_ids"] == first["token_ids"]
+        portable = json.loads(run(rtp, *question, cwd=folder, RTP_CPU_ISA="portable"))
+        assert portable["text"], portable
+        print(f"{', '.join(wheel.name for wheel in wheels)}: installed and used; {first['text']!r}")
+
+
+if __name__ == "__main__":
+    main()
