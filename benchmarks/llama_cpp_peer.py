@@ -43,18 +43,21 @@ class LlamaCpp:
         for start in range(0, len(prompts), batch):
             group = prompts[start : start + batch]
             context = self._context(len(group))
-            logits = np.stack([self._decode(context, [(t, i, s) for i, t in enumerate(p)])[-1] for s, p in enumerate(group)])
+            prompted = [[(t, i, s) for i, t in enumerate(p)] for s, p in enumerate(group)]
+            logits = np.stack([self._decode(context, items)[-1] for items in prompted])
             tokens: list[list[int]] = [[] for _ in group]
             own: list[list[float]] = [[] for _ in group]
+            ones, zeros = np.ones(len(group), np.float32), np.zeros(len(group), np.float32)
             for step in range(new_tokens):
                 scores = log_softmax(logits)
-                ones = np.ones(len(group), np.float32)
                 draws = np.array([uniform(start + s, step) for s in range(len(group))])
-                chosen = sample(logits, temperature=ones, top_k=ones.astype(int) * 0, top_p=ones, min_p=ones * 0, uniforms=draws)
+                off = {"top_k": zeros.astype(np.int64), "top_p": ones, "min_p": zeros}
+                chosen = sample(logits, temperature=ones, uniforms=draws, **off)
                 for s, token in enumerate(chosen.tolist()):
                     tokens[s].append(token)
                     own[s].append(float(scores[s, token]))
-                logits = self._decode(context, [(t[-1], len(p) + step, s) for s, (p, t) in enumerate(zip(group, tokens, strict=True))])
+                lengths = [len(prompt) + step for prompt in group]
+                logits = self._decode(context, [(t[-1], lengths[s], s) for s, t in enumerate(tokens)])
             api.llama_free(context)
             done += list(zip(group, tokens, own, strict=True))
         return done

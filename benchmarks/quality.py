@@ -47,7 +47,12 @@ def prompts(token_ids: dict[str, Ids]) -> list[Ids]:
 def prompt_scores(llm: LLM, sequences: Sequence[Ids]) -> list[np.ndarray]:
     """Per sequence the log probability of every token but the first."""
     outputs = llm.generate(list(sequences), SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0))
-    return [np.array([d[t] for d, t in zip(o.prompt_logprobs[1:], o.prompt_token_ids[1:], strict=True)]) for o in outputs]
+    return [own_scores(o.prompt_logprobs[1:], o.prompt_token_ids[1:]) for o in outputs]
+
+
+def own_scores(logprobs: Sequence[dict[int, float]], token_ids: Ids) -> np.ndarray:
+    """Each token's own log probability."""
+    return np.array([scores[token] for scores, token in zip(logprobs, token_ids, strict=True)])
 
 
 def prefill_distance(fast: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> dict[str, float]:
@@ -57,7 +62,8 @@ def prefill_distance(fast: dict[str, np.ndarray], reference: dict[str, np.ndarra
 def decode_distance(reference: LLM, scored: Sequence[Scored]) -> float:
     rescored = prompt_scores(reference, [prompt + tokens for prompt, tokens, _ in scored])
     differences = [
-        np.abs(np.array(logprobs) - scores[-len(tokens) :]) for (_, tokens, logprobs), scores in zip(scored, rescored, strict=True)
+        np.abs(np.array(logprobs) - scores[-len(tokens) :])
+        for (_, tokens, logprobs), scores in zip(scored, rescored, strict=True)
     ]
     return float(np.concatenate(differences).mean())
 
@@ -73,8 +79,8 @@ def generate(llm: LLM, token_ids: Sequence[Ids], batch: int) -> list[Scored]:
         group = token_ids[start : start + batch]
         outputs = llm.generate(list(group), [sampling(start + i) for i in range(len(group))])
         for output in outputs:
-            own = [d[t] for d, t in zip(output.logprobs, output.token_ids, strict=True)]
-            scored.append((output.prompt_token_ids, output.token_ids, own))
+            own = own_scores(output.logprobs, output.token_ids)
+            scored.append((output.prompt_token_ids, output.token_ids, own.tolist()))
     return scored
 
 

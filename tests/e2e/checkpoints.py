@@ -23,7 +23,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
 SHAPES = {
     "llama_tied": dict(tie_word_embeddings=True, num_attention_heads=4, num_key_value_heads=2),
     "llama_odd_heads": dict(hidden_size=60, num_attention_heads=5, num_key_value_heads=1, head_dim=12),
-    "llama_biases": dict(attention_bias=True, mlp_bias=True, hidden_size=72, num_attention_heads=6, num_key_value_heads=3),
+    "llama_biases": dict(
+        attention_bias=True, mlp_bias=True, hidden_size=72, num_attention_heads=6, num_key_value_heads=3
+    ),
     "llama_wide_heads": dict(hidden_size=48, num_attention_heads=3, num_key_value_heads=3, head_dim=40),
     "llama3_rope": dict(
         num_attention_heads=4,
@@ -70,8 +72,10 @@ def make_model(shape: str) -> torch.nn.Module:
     return model.eval()
 
 
-def save(model: torch.nn.Module, folder: Path, dtype: torch.dtype = torch.float32, shard: str = "5GB") -> torch.nn.Module:
-    """config.json, tokenizer.json and safetensors in `folder`, stored in `dtype`. Returns what is stored, in float32."""
+def save(
+    model: torch.nn.Module, folder: Path, dtype: torch.dtype = torch.float32, shard: str = "5GB"
+) -> torch.nn.Module:
+    """config.json, tokenizer.json and safetensors in `folder`, stored in `dtype`. Returns what is stored."""
     model.to(dtype).save_pretrained(folder, max_shard_size=shard)
     tokenizer().save_pretrained(folder)
     return type(model).from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()

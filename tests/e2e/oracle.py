@@ -88,7 +88,7 @@ def greedy(model: torch.nn.Module, token_ids: list[int], num_tokens: int) -> tup
 
 
 def assert_same_tokens(got: list[int], expected: list[int], gaps: list[float]) -> None:
-    """Equal up to the first position where the oracle's best two logits are within 1e-3: from there texts may differ."""
+    """Equal up to the first position where the oracle's best two logits are within 1e-3: there texts may part."""
     for position, (g, e, gap) in enumerate(zip(got, expected, gaps, strict=True)):
         if g != e:
             assert gap <= 1e-3, f"token {position} is {g}, expected {e}; the gap is {gap}"

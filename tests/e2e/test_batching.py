@@ -117,7 +117,7 @@ def test_disabling_any_one_override_changes_no_token(
 
 def test_the_default_model_gives_the_same_tokens_in_company(open_model: Callable[[str, str], LLM]) -> None:
     llm = open_model("cpu", "float32")
-    starts = ["The", "A short history of", "def main():", "In the beginning there was", "3 + 4 =", "她说", "Dear", "Once"]
+    starts = ["The", "A short history of", "def main():", "In the beginning", "3 + 4 =", "她说", "Dear", "Once"]
     prompts = [f"{start} {'and so on ' * n}" for n in range(4) for start in starts]
     params = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True, logprobs=2)
     together = llm.generate(prompts, params)

@@ -22,7 +22,9 @@ PROJECTS = ("core", "plugins/cpu_backend")
 
 def run(*command: str | Path, cwd: Path, **env: str) -> str:
     """Standard output of a command that succeeds."""
-    done = subprocess.run([str(part) for part in command], cwd=cwd, env=os.environ | env, capture_output=True, text=True)
+    done = subprocess.run(
+        [str(part) for part in command], cwd=cwd, env=os.environ | env, capture_output=True, text=True
+    )
     if done.returncode:
         raise SystemExit(f"{' '.join(map(str, command))} exited {done.returncode}\n{done.stdout}\n{done.stderr}")
     return done.stdout
