@@ -107,9 +107,9 @@ ENTRY(rows16_pack,
        const uint16_t *zeros, int64_t n, int64_t k),
       (device, scheme, out, payload, scales, zeros, n, k))
 ENTRY(gemm_rows16,
-      (rtp_cpu_device * device, int scheme, int dtype, void *out, const void *a, const uint8_t *w, int bias_dtype,
-       const void *bias, int64_t m, int64_t n, int64_t k, int64_t out_row, int64_t a_row),
-      (device, scheme, dtype, out, a, w, bias_dtype, bias, m, n, k, out_row, a_row))
+      (rtp_cpu_device * device, int scheme, int levels, int dtype, void *out, const void *a, const uint8_t *w,
+       int bias_dtype, const void *bias, int64_t m, int64_t n, int64_t k, int64_t out_row, int64_t a_row),
+      (device, scheme, levels, dtype, out, a, w, bias_dtype, bias, m, n, k, out_row, a_row))
 ENTRY(rows16_unpack,
       (rtp_cpu_device * device, int scheme, int dtype, void *out, const uint8_t *w, const int32_t *ids, int64_t count,
        int64_t n, int64_t k, int64_t out_row),

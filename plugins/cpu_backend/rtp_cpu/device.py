@@ -10,17 +10,22 @@ from math import prod
 from typing import ClassVar
 
 from rtp_core.plugin import (
+    YES,
     AttentionBatch,
     Buffer,
     Device,
     DeviceConfig,
     DeviceInfo,
     DType,
+    Linear,
     Manifest,
+    No,
     Norm,
     QBuffer,
     QuantScheme,
     Shape,
+    Signature,
+    Yes,
     dtypes,
     overrides,
 )
@@ -32,6 +37,10 @@ from rtp_cpu.processor import usable_threads
 from rtp_cpu.views import has_contiguous_rows, rows_of
 
 MAX_COPY_RANK = 6
+
+
+def _has_quantized_weights(signature: Signature) -> Yes | No:
+    return No("its weights are floats") if signature.scheme == "none" else YES
 
 
 class CpuDevice(Device):
@@ -298,10 +307,21 @@ class CpuDevice(Device):
         if bias is not None:
             bias = self._contiguous(bias)
         if isinstance(b, QBuffer):
-            quantized.gemm(self, self._handle, a, b, bias, trans_b, out)
+            if not trans_b:
+                raise mismatch("gemm without trans_b", a, b, bias, out)
+            quantized.gemm(self, self._handle, a, b, bias, out)
         else:
             matmul.gemm(self, self._handle, a, b, bias, trans_b, out)
         return out
+
+    @overrides("lm_head", impl="cpu.lm_head", handles={"bias"}, when=_has_quantized_weights)
+    def _lm_head(self, x: Buffer, weight: Linear) -> Buffer:
+        """Logits see no other op after them to even their errors out: activations of 16 bits instead of 8."""
+        assert isinstance(weight.weight, QBuffer)
+        logits = self.alloc((x.shape[0], weight.weight.shape[0]), dtypes.float32, "lm_head")
+        x = self._wide(self._contiguous(x))
+        quantized.gemm(self, self._handle, x, weight.weight, weight.bias, logits, levels=2)
+        return logits
 
     def quantize(self, x: Buffer, scheme: QuantScheme) -> QBuffer:
         return quantized.quantize(self, self._handle, self._contiguous(x), scheme)

@@ -50,22 +50,27 @@ def prepare(device: Device, handle: Any, weight: QBuffer, tag: str) -> QBuffer:
     return QBuffer(weight.scheme, (n, k), packed, none, layout=ROWS16)
 
 
-def gemm(device: Device, handle: Any, a: Buffer, b: QBuffer, bias: Buffer | None, trans_b: bool, out: Buffer) -> None:
-    """out = a @ b.T + bias, a quantized to int8 on the way. A plain b is prepared first, each time."""
+def gemm(
+    device: Device, handle: Any, a: Buffer, b: QBuffer, bias: Buffer | None, out: Buffer, *, levels: int = 1
+) -> None:
+    """out = a @ b.T + bias, a quantized to int8 on the way, at 2 levels also what the first one leaves of it.
+
+    A plain b is prepared first, each time.
+    """
     n, k = b.shape
-    if not trans_b or a.shape[-1] != k or out.shape != (*a.shape[:-1], n) or (bias is not None and bias.shape != (n,)):
+    if a.shape[-1] != k or out.shape != (*a.shape[:-1], n) or (bias is not None and bias.shape != (n,)):
         raise mismatch("gemm", a, b, bias, out)
     if b.layout != ROWS16:
         b = prepare(device, handle, b, "gemm")
     rows, to = rows_of(a), rows_of(out)
     if rows is None or to is None:  # leading axes that are no single stride: one matrix after the other
         for i in range(a.shape[0]):
-            gemm(device, handle, a[i], b, bias, trans_b, out[i])
+            gemm(device, handle, a[i], b, bias, out[i], levels=levels)
         return
     bias_code, bias_pointer = (0, NULL) if bias is None else (DTYPES[bias.dtype], pointer(bias))
     if status := lib.rtp_cpu_gemm_rows16(
-        handle, SCHEMES[b.scheme.name], DTYPES[a.dtype], pointer(out), pointer(a), pointer(b), bias_code, bias_pointer,
-        rows.number, n, k, to.stride, rows.stride,
+        handle, SCHEMES[b.scheme.name], levels, DTYPES[a.dtype], pointer(out), pointer(a), pointer(b),
+        bias_code, bias_pointer, rows.number, n, k, to.stride, rows.stride,
     ):  # fmt: skip
         fail(status, "gemm", a, b, bias, out)
 

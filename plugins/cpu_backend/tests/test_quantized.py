@@ -3,7 +3,7 @@ import pytest
 from cpu_oracle import FLOATS, TOLERANCE, put, rounded, wide
 
 from rtp_core.device import reference_ops
-from rtp_core.plugin import Q4_0, Q4_1, Q8_0, Device, DeviceError, DType, QBuffer, QuantScheme, dtypes
+from rtp_core.plugin import Q4_0, Q4_1, Q8_0, Device, DeviceError, DType, Linear, QBuffer, QuantScheme, dtypes
 
 SCHEMES = [Q4_0, Q4_1, Q8_0]
 by_scheme = pytest.mark.parametrize("scheme", SCHEMES, ids=lambda s: s.name)
@@ -47,6 +47,23 @@ def test_gemm_of_a_prepared_weight_is_exact_but_for_the_activations(
         got = device.gemm(put(device, a), b, bias=put(device, bias), trans_b=True)
         assert got.dtype is dtype
         assert np.all(np.abs(wide(got.numpy()) - expected) <= 4e-6 * size + TOLERANCE[dtype] * np.abs(expected))
+
+
+@by_scheme
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("rows", [0, 1, 7, 13])
+def test_lm_head_sees_sixteen_bits_of_the_activations(
+    device: Device, rng: np.random.Generator, scheme: QuantScheme, rows: int, dtype: DType
+) -> None:
+    plain, values = weight(device, rng, scheme, 50, 96)
+    a = rounded(rng.standard_normal((rows, 96)), dtype)
+    got = device._lm_head(put(device, a), Linear(device.prepare_weight(plain, "lm_head")))
+    assert got.dtype is dtypes.float32
+    # Per group the second level's step is amax / 127 / 254, and rounding to it is off by half of that at most.
+    groups = np.abs(wide(a)).reshape(rows, 3, 32)
+    half_step = np.broadcast_to(groups.max(axis=-1, keepdims=True) / 127 / 254 / 2, groups.shape).reshape(rows, 96)
+    bound = half_step @ np.abs(wide(values)).T + 4e-6 * np.abs(wide(a)) @ np.abs(wide(values)).T
+    assert np.all(np.abs(wide(got.numpy()) - wide(a) @ wide(values).T) <= bound)
 
 
 @by_scheme

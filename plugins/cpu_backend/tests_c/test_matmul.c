@@ -38,7 +38,7 @@ static plain plain_weight(int scheme, int64_t n, int64_t k) {
     return w;
 }
 
-static void quantized(rtp_cpu_device *device, int scheme, int dtype, int64_t m, int64_t n, int64_t k) {
+static void quantized(rtp_cpu_device *device, int scheme, int levels, int dtype, int64_t m, int64_t n, int64_t k) {
     plain w = plain_weight(scheme, n, k);
     int64_t packed_bytes = rtp_cpu_rows16_bytes(scheme, n, k);
     char *base;
@@ -62,15 +62,19 @@ static void quantized(rtp_cpu_device *device, int scheme, int dtype, int64_t m, 
     }
 
     tensor a = tensor_random(dtype, m * k), bias = tensor_random(dtype, n), out = tensor_random(dtype, m * n);
-    require(!rtp_cpu_gemm_rows16(device, scheme, dtype, out.data, a.data, packed, dtype, bias.data, m, n, k, n, k),
+    require(!rtp_cpu_gemm_rows16(device, scheme, levels, dtype, out.data, a.data, packed, dtype, bias.data, m, n, k, n,
+                                 k),
             "gemm_rows16");
     tensor_read(&out);
     for (int64_t i = 0; i < m; i++) { /* activations as int8, in place */
         for (int64_t g = 0; g < k / 32; g++) {
             float *x = a.values + i * k + g * 32, top = 0;
             for (int j = 0; j < 32; j++) top = fmaxf(top, fabsf(x[j]));
-            for (int j = 0; j < 32 && top > 0; j++)
-                x[j] = (float)(rintf(x[j] * (127.0f / top)) * (double)(top / 127.0f));
+            for (int j = 0; j < 32 && top > 0; j++) {
+                double scale = top / 127.0f, coarse = rintf(x[j] * (127.0f / top)) * scale;
+                double fine = rint((x[j] - coarse) / scale * 254) * scale / 254;
+                x[j] = (float)(levels == 2 ? coarse + fine : coarse);
+            }
         }
     }
     for (int64_t i = 0; i < m * n; i++) {
@@ -131,7 +135,9 @@ void test_matmul(rtp_cpu_device *device) {
     for (int scheme = RTP_CPU_Q4_0; scheme <= RTP_CPU_Q8_0; scheme++)
         for (int dtype = RTP_CPU_F32; dtype <= RTP_CPU_BF16; dtype++)
             for (unsigned i = 0; i < sizeof quantized_cases / sizeof *quantized_cases; i++)
-                quantized(device, scheme, dtype, quantized_cases[i][0], quantized_cases[i][1], quantized_cases[i][2]);
-    require(rtp_cpu_gemm_rows16(device, 0, 0, NULL, NULL, NULL, 0, NULL, 1, 1, 33, 1, 33) == RTP_CPU_BAD_ARGUMENT,
+                for (int levels = 1; levels <= 2; levels++)
+                    quantized(device, scheme, levels, dtype, quantized_cases[i][0], quantized_cases[i][1],
+                              quantized_cases[i][2]);
+    require(rtp_cpu_gemm_rows16(device, 0, 1, 0, NULL, NULL, NULL, 0, NULL, 1, 1, 33, 1, 33) == RTP_CPU_BAD_ARGUMENT,
             "K of 33");
 }
