@@ -59,13 +59,13 @@ def main() -> None:
         states = {plugin["kind"]: plugin["state"] for plugin in listing["plugins"]}
         assert states == {"cpu": "AVAILABLE", "ref": "AVAILABLE"}, states
 
-        question = ("generate", "Why is the sky blue?", "--temperature", "0", "--max-tokens", "16", "--json")
+        question = ("generate", "Why is the sky blue?", "--temperature", "0", "--max-tokens", "48", "--json")
         first = json.loads(run(rtp, *question, cwd=folder))
-        assert first["device"] == "cpu:0" and len(first["token_ids"]) == 16 and "sky" in first["text"].lower(), first
+        assert first["device"] == "cpu:0" and len(first["token_ids"]) == 48 and "light" in first["text"].lower(), first
         offline = json.loads(run(rtp, *question, cwd=folder, PIP_NO_INDEX="1", PIP_FIND_LINKS="", HF_HUB_OFFLINE="1"))
         assert offline["token_ids"] == first["token_ids"]
         portable = json.loads(run(rtp, *question, cwd=folder, RTP_CPU_ISA="portable"))
-        assert portable["text"], portable
+        assert "light" in portable["text"].lower(), portable
         print(f"{', '.join(wheel.name for wheel in wheels)}: installed and used; {first['text']!r}")
 
 

@@ -104,7 +104,7 @@ def _load(entry: EntryPoint, rivals: list[str], *, is_blocked: bool) -> Plugin:
     try:
         hooks = _register(entry)
         manifest = _checked(hooks.rtp_device_manifest(), entry.name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return _broken(plugin, "its module failed to load", error)
     plugin = replace(plugin, manifest=manifest, hooks=hooks)
     reason = _incompatibility(manifest.api)
@@ -116,7 +116,7 @@ def _load(entry: EntryPoint, rivals: list[str], *, is_blocked: bool) -> Plugin:
             return replace(plugin, state=State.UNAVAILABLE, reason=devices.reason)
         if not devices or not all(isinstance(device, DeviceInfo) for device in devices):
             raise ContractError(f"its probe answered {devices!r}", why="expected devices, or No(reason)")
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return _broken(plugin, "its probe failed", error)
     return replace(plugin, state=State.AVAILABLE, devices=tuple(devices))
 
@@ -147,7 +147,7 @@ def _incompatibility(api: tuple[int, int]) -> str:
     return f"it needs plugin API {api[0]}.{api[1]}, {age} than this core's {major}.{minor}"
 
 
-def _broken(plugin: Plugin, what: str, error: Exception) -> Plugin:
+def _broken(plugin: Plugin, what: str, error: BaseException) -> Plugin:
     return replace(
         plugin,
         state=State.BROKEN,

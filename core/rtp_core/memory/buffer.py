@@ -16,9 +16,18 @@ from rtp_core.memory.space import HOST, MemorySpace
 
 Shape = tuple[int, ...]
 
+_ALL = slice(None)
+
 
 def contiguous_strides(shape: Shape) -> Shape:
     """Row-major strides, in elements."""
+    rank = len(shape)  # the ranks that every step makes thousands of come first
+    if rank == 2:
+        return (shape[1], 1)
+    if rank == 3:
+        return (shape[1] * shape[2], shape[2], 1)
+    if rank == 1:
+        return (1,)
     strides = []
     step = 1
     for extent in reversed(shape):
@@ -94,7 +103,10 @@ class Buffer:
         offset, shape, strides = 0, [], []
         for axis, k in enumerate(keys):
             extent, stride = self.shape[axis], self.strides[axis]
-            if isinstance(k, slice):
+            if k == _ALL:
+                shape.append(extent)
+                strides.append(stride)
+            elif isinstance(k, slice):
                 start, stop, step = k.indices(extent)
                 if step < 1:
                     raise IndexError(f"slice step {step} in axis {axis}: expected a positive step")
@@ -114,6 +126,11 @@ class Buffer:
             raise ConfigError(f"cannot view {self.shape} as {shape}", why="the number of elements differs")
         if self.is_contiguous:
             return self._view(shape, contiguous_strides(shape), 0)
+        kept = len(self.shape) - 1
+        if shape[:kept] == self.shape[:kept]:  # only the last axis is split: heads of a slice of qkv
+            step = self.strides[kept]
+            split = tuple(stride * step for stride in contiguous_strides(shape[kept:]))
+            return self._view(shape, (*self.strides[:kept], *split), 0)
         strides = _split_strides(self.shape, self.strides, shape)
         if strides is None:
             raise ConfigError(f"cannot view {self.shape} as {shape}", why=f"strides {self.strides} need a copy")
