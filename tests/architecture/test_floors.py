@@ -86,7 +86,8 @@ def test_imports_go_down_only_and_siblings_do_not_know_each_other() -> None:
 def test_the_public_face_shows_nothing_above_the_contract() -> None:
     ceiling = floors()["device"]
     for line, module in imports_of(CORE / "plugin.py"):
-        assert floors()[module.split(".")[1]] <= ceiling, f"plugin.py:{line}: {module}"
+        if module.startswith("rtp_core."):
+            assert floors()[module.split(".")[1]] <= ceiling, f"plugin.py:{line}: {module}"
 
 
 def test_core_imports_no_plugin() -> None:
@@ -141,7 +142,7 @@ def test_no_file_is_a_drawer_for_everything() -> None:
 def test_the_public_face_is_what_api_1_promised() -> None:
     promised = """
         ACTIVATIONS AttentionBatch AttentionWeights Buffer Communicator ConfigError ContractError DType Device
-        DeviceConfig DeviceError DeviceInfo Event FfnWeights ForwardBatch HOST KVLayout LayerWeights Linear Manifest
+        DeclaredOverride DeviceConfig DeviceError DeviceInfo Event FfnWeights ForwardBatch HOST KVLayout LayerWeights Linear Manifest
         MemorySpace ModelWeights MoeWeights No Norm OPS OutOfMemoryError Override PLUGIN_API PRIMITIVES Predicate
         Q4_0 Q4_1 Q8_0 QBuffer QuantScheme Region RopeTables RtpError Shape Signature Storage YES Yes dtypes
         hookimpl host_memory_info overrides reserve_host

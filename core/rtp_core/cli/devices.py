@@ -67,7 +67,7 @@ def row(plugin: Plugin) -> dict[str, Any]:
         "reason": plugin.reason,
         "hint": plugin.hint,
         "devices": [asdict(device) for device in plugin.devices],
-        "overrides": [] if manifest is None else list(manifest.overrides),
+        "overrides": [] if manifest is None else [override.impl for override in manifest.overrides],
     }
 
 

@@ -13,7 +13,7 @@ LIBRARIES = ("numpy", "ml_dtypes", "tokenizers", "minijinja", "pydantic", "plugg
 
 def machine() -> dict[str, Any]:
     """CPU, memory in bytes, operating system, and Python."""
-    from rtp_core.device.services import host_memory_info
+    from rtp_core.device.host_memory import host_memory_info
 
     total, free = host_memory_info()
     return {

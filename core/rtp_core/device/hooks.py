@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pluggy
 
-from rtp_core.device.device import Device
 from rtp_core.device.manifest import DeviceConfig, DeviceInfo, Manifest
 from rtp_core.device.op import No
 
@@ -25,8 +26,8 @@ class PluginHooks:
         """The devices that are there now, or No(reason) where the hardware is cleanly absent."""
 
     @hookspec(firstresult=True)
-    def rtp_device_create(self, info: DeviceInfo, config: DeviceConfig) -> Device:  # type: ignore[empty-body]
-        """Open a device that the probe found."""
+    def rtp_device_create(self, info: DeviceInfo, config: DeviceConfig) -> Any:
+        """Open a device that the probe found: a `Device`, whose module need not be loaded before this."""
 
     @hookspec(firstresult=True)
     def rtp_env_report(self) -> dict[str, str]:  # type: ignore[empty-body]

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from rtp_core.device.op import DeclaredOverride
 from rtp_core.errors import ContractError
 
 PLUGIN_API: tuple[int, int] = (1, 0)  # (major, minor) of the contract that this core serves
@@ -18,7 +19,7 @@ RANK: dict[str, int] = {"accelerator": 0, "cpu": 1, "reference": 2}  # the order
 class Manifest:
     """`api` is the plugin API that the plugin was written for: no default, so that nobody forgets it.
 
-    `overrides` are the impl names of all overrides, exactly those that the device class declares.
+    `overrides` are all that the device class declares, exactly: the plan can be told without the hardware.
     `schemes` and `dtypes` are names; a weight in another scheme is dequantized by core at load.
     """
 
@@ -27,7 +28,7 @@ class Manifest:
     api: tuple[int, int]
     device_class: DeviceClass
     dtypes: tuple[str, ...]
-    overrides: tuple[str, ...] = ()
+    overrides: tuple[DeclaredOverride, ...] = ()
     schemes: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
     kv_layouts: tuple[str, ...] = ("KBD",)

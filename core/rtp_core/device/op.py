@@ -74,6 +74,20 @@ class OpSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class DeclaredOverride:
+    """What a manifest says of an override: all but its code. `is_conditional`: a predicate has a say, too."""
+
+    op: str
+    impl: str
+    priority: int = 100
+    handles: frozenset[str] = frozenset()
+    is_conditional: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "handles", frozenset(self.handles))
+
+
+@dataclass(frozen=True, slots=True)
 class Override:
     """A vendor's own implementation of a composite, as declared with `@overrides`."""
 
@@ -83,6 +97,10 @@ class Override:
     handles: frozenset[str]
     when: Predicate | None
     function: Callable[..., Any]
+
+    @property
+    def declared(self) -> DeclaredOverride:
+        return DeclaredOverride(self.op, self.impl, self.priority, self.handles, self.when is not None)
 
 
 def primitive(function: F) -> F:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from rtp_core.device.device import Device
 from rtp_core.device.loader import Plugin, State, load_plugins
 from rtp_core.device.manifest import RANK, DeviceConfig, DeviceInfo
+from rtp_core.device.op import DeclaredOverride
 from rtp_core.errors import ContractError, DeviceError, DeviceUnavailableError, RtpError
 
 AUTO = "auto"
@@ -52,13 +53,17 @@ def create(plugin: Plugin, info: DeviceInfo, config: DeviceConfig) -> Device:
     if not isinstance(device, Device):
         raise ContractError(f"{plugin.dist} created {device!r}", why="expected a Device")
     declared = set(plugin.manifest.overrides)
-    actual = {override.impl for override in device.overrides}
+    actual = {override.declared for override in device.overrides}
     if declared != actual:
         raise ContractError(
             f"the manifest of {plugin.dist} does not match its device",
-            why=f"declared, missing: {sorted(declared - actual)}; present, undeclared: {sorted(actual - declared)}",
+            why=f"only declared: {_listed(declared - actual)}; only there: {_listed(actual - declared)}",
         )
     return device
+
+
+def _listed(overrides: set[DeclaredOverride]) -> str:
+    return ", ".join(sorted(map(repr, overrides))) or "none"
 
 
 def _named(name: str) -> tuple[Plugin, int]:

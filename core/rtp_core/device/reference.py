@@ -13,21 +13,12 @@ from numpy.typing import NDArray
 from rtp_core import dtypes
 from rtp_core.device import reference_ops as ops
 from rtp_core.device.device import Device
-from rtp_core.device.manifest import PLUGIN_API, Manifest
+from rtp_core.device.manifest import Manifest
+from rtp_core.device.reference_plugin import MANIFEST
 from rtp_core.dtypes import DType
 from rtp_core.errors import ContractError
 from rtp_core.memory.buffer import Buffer, Shape
 from rtp_core.memory.qbuffer import QBuffer, QuantScheme
-
-MANIFEST = Manifest(
-    kind="ref",
-    vendor="rtp",
-    api=PLUGIN_API,
-    device_class="reference",
-    dtypes=("float32", "bfloat16", "float16"),
-    schemes=("q4_0", "q4_1", "q8_0"),
-    features=("bias", "layer_norm", "moe", "qk_norm"),
-)
 
 
 class ReferenceDevice(Device):

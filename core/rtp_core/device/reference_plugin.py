@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-import numpy as np
+from importlib.metadata import version
+from typing import Any
 
-from rtp_core.device.device import Device
 from rtp_core.device.hooks import hookimpl
-from rtp_core.device.manifest import DeviceConfig, DeviceInfo, Manifest
-from rtp_core.device.reference import MANIFEST, ReferenceDevice
-from rtp_core.device.services import host_memory_info
+from rtp_core.device.host_memory import host_memory_info
+from rtp_core.device.manifest import PLUGIN_API, DeviceConfig, DeviceInfo, Manifest
+
+MANIFEST = Manifest(
+    kind="ref",
+    vendor="rtp",
+    api=PLUGIN_API,
+    device_class="reference",
+    dtypes=("float32", "bfloat16", "float16"),
+    schemes=("q4_0", "q4_1", "q8_0"),
+    features=("bias", "layer_norm", "moe", "qk_norm"),
+)
 
 
 @hookimpl
@@ -19,9 +28,11 @@ def rtp_device_manifest() -> Manifest:
 @hookimpl
 def rtp_device_probe() -> list[DeviceInfo]:
     total, free = host_memory_info()
-    return [DeviceInfo("ref:0", f"NumPy {np.__version__} reference", total, free)]
+    return [DeviceInfo("ref:0", f"NumPy {version('numpy')} reference", total, free)]
 
 
 @hookimpl
-def rtp_device_create(info: DeviceInfo, config: DeviceConfig) -> Device:
+def rtp_device_create(info: DeviceInfo, config: DeviceConfig) -> Any:
+    from rtp_core.device.reference import ReferenceDevice
+
     return ReferenceDevice(info, config)

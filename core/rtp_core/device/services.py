@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rtp_core import dtypes
 from rtp_core.device.attention_batch import AttentionBatch
+from rtp_core.device.host_memory import host_memory_info
 from rtp_core.device.kv_layout import KVLayout
 from rtp_core.dtypes import DType
 from rtp_core.errors import DeviceError
@@ -139,18 +138,3 @@ class Services:
 
     def close(self) -> None:
         """Give back what the device holds outside its arena: threads, handles, contexts."""
-
-
-def host_memory_info() -> tuple[int, int]:
-    """Bytes of host memory: (total, available without swapping). Reads /proc/meminfo, else sysconf."""
-    page = os.sysconf("SC_PAGE_SIZE")
-    total = page * os.sysconf("SC_PHYS_PAGES")
-    try:
-        with open("/proc/meminfo", encoding="ascii") as meminfo:
-            fields = dict(line.split(":", 1) for line in meminfo)
-        return total, int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):
-        return total, page * os.sysconf("SC_AVPHYS_PAGES") if "SC_AVPHYS_PAGES" in os.sysconf_names else total
-
-
-INDEX = dtypes.int32  # of token ids, positions, slots and block tables on every device

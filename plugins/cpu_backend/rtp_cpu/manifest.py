@@ -1,6 +1,6 @@
 """What the plugin says about itself before anything native loads."""
 
-from rtp_core.plugin import Manifest
+from rtp_core.plugin import DeclaredOverride, Manifest
 
 MANIFEST = Manifest(
     kind="cpu",
@@ -9,11 +9,11 @@ MANIFEST = Manifest(
     device_class="cpu",
     dtypes=("float32", "bfloat16", "float16"),
     overrides=(
-        "cpu.add_norm",
-        "cpu.context_attention",
-        "cpu.decoder_self_attention",
-        "cpu.gated_activation",
-        "cpu.lm_head",
+        DeclaredOverride("add_norm", "cpu.add_norm", handles=frozenset({"layer_norm"})),
+        DeclaredOverride("context_attention", "cpu.context_attention"),
+        DeclaredOverride("decoder_self_attention", "cpu.decoder_self_attention"),
+        DeclaredOverride("gated_activation", "cpu.gated_activation"),
+        DeclaredOverride("lm_head", "cpu.lm_head", handles=frozenset({"bias"}), is_conditional=True),
     ),
     schemes=("q4_0", "q4_1", "q8_0"),
     features=("bias", "layer_norm", "moe", "qk_norm"),

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from rtp_core.plugin import Device, DeviceConfig, DeviceInfo, Manifest, hookimpl, host_memory_info
+from typing import TYPE_CHECKING
+
+from rtp_core.plugin import DeviceConfig, DeviceInfo, Manifest, hookimpl, host_memory_info
 from rtp_cpu.manifest import MANIFEST
+
+if TYPE_CHECKING:
+    from rtp_core.plugin import Device
 
 
 @hookimpl

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtp_core.plugin import (
-    PLUGIN_API,
     YES,
     Buffer,
     Device,
@@ -31,8 +30,8 @@ from rtp_core.plugin import (
     overrides,
     reserve_host,
 )
+from rtp_test_devices.handle_plugin import MANIFEST, TOTAL_BYTES
 
-TOTAL_BYTES = 8 << 30
 BASE = 0x7000_0000_0000
 UNPACKED = "handle.unpacked"  # the layout of prepared weights: the payload holds the numbers, [N, K] float32
 
@@ -54,18 +53,6 @@ ACTIVATION: dict[str, Callable[[Doubles], Array]] = {
 def _logistic(x: Doubles) -> Doubles:
     half: Doubles = np.tanh(x / 2) / 2 + 0.5
     return half
-
-
-MANIFEST = Manifest(
-    kind="handle",
-    vendor="rtp",
-    api=PLUGIN_API,
-    device_class="reference",
-    dtypes=("float32", "bfloat16", "float16"),
-    overrides=("handle.gated_activation",),
-    schemes=("q4_0", "q4_1", "q8_0"),
-    features=("bias", "layer_norm", "moe", "qk_norm"),
-)
 
 
 class HandleDevice(Device):

@@ -2,8 +2,25 @@
 
 from __future__ import annotations
 
-from rtp_core.plugin import Device, DeviceConfig, DeviceInfo, Manifest, hookimpl
-from rtp_test_devices.handle import MANIFEST, TOTAL_BYTES, HandleDevice
+from typing import TYPE_CHECKING
+
+from rtp_core.plugin import PLUGIN_API, DeclaredOverride, DeviceConfig, DeviceInfo, Manifest, hookimpl
+
+if TYPE_CHECKING:
+    from rtp_core.plugin import Device
+
+TOTAL_BYTES = 8 << 30
+
+MANIFEST = Manifest(
+    kind="handle",
+    vendor="rtp",
+    api=PLUGIN_API,
+    device_class="reference",
+    dtypes=("float32", "bfloat16", "float16"),
+    overrides=(DeclaredOverride("gated_activation", "handle.gated_activation", is_conditional=True),),
+    schemes=("q4_0", "q4_1", "q8_0"),
+    features=("bias", "layer_norm", "moe", "qk_norm"),
+)
 
 
 @hookimpl
@@ -18,4 +35,6 @@ def rtp_device_probe() -> list[DeviceInfo]:
 
 @hookimpl
 def rtp_device_create(info: DeviceInfo, config: DeviceConfig) -> Device:
+    from rtp_test_devices.handle import HandleDevice
+
     return HandleDevice(info, config)

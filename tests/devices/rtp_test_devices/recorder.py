@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 from rtp_core.plugin import (
     OPS,
-    PLUGIN_API,
     PRIMITIVES,
     Buffer,
     Device,
@@ -25,8 +24,8 @@ from rtp_core.plugin import (
     Shape,
     dtypes,
 )
+from rtp_test_devices.recorder_plugin import MANIFEST, TOTAL_BYTES
 
-TOTAL_BYTES = 1 << 40  # imaginary bytes cost nothing
 BASE = 1 << 44
 
 Result = tuple[Shape, DType]
@@ -103,17 +102,6 @@ def _recorded(op: str) -> Callable[..., Any]:
 
 
 _Recorded: Any = type("_Recorded", (), {op: _recorded(op) for op in PRIMITIVES})
-
-
-MANIFEST = Manifest(
-    kind="recorder",
-    vendor="rtp",
-    api=PLUGIN_API,
-    device_class="reference",
-    dtypes=("float32", "bfloat16", "float16"),
-    schemes=("q4_0", "q4_1", "q8_0"),
-    features=("bias", "layer_norm", "moe", "qk_norm"),
-)
 
 
 class RecorderDevice(_Recorded, Device):

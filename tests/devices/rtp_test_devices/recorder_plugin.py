@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
-from rtp_core.plugin import Device, DeviceConfig, DeviceInfo, Manifest, hookimpl
-from rtp_test_devices.recorder import MANIFEST, TOTAL_BYTES, RecorderDevice
+from typing import TYPE_CHECKING
+
+from rtp_core.plugin import PLUGIN_API, DeviceConfig, DeviceInfo, Manifest, hookimpl
+
+if TYPE_CHECKING:
+    from rtp_core.plugin import Device
+
+TOTAL_BYTES = 1 << 40  # imaginary bytes cost nothing
+
+MANIFEST = Manifest(
+    kind="recorder",
+    vendor="rtp",
+    api=PLUGIN_API,
+    device_class="reference",
+    dtypes=("float32", "bfloat16", "float16"),
+    schemes=("q4_0", "q4_1", "q8_0"),
+    features=("bias", "layer_norm", "moe", "qk_norm"),
+)
 
 
 @hookimpl
@@ -18,4 +34,6 @@ def rtp_device_probe() -> list[DeviceInfo]:
 
 @hookimpl
 def rtp_device_create(info: DeviceInfo, config: DeviceConfig) -> Device:
+    from rtp_test_devices.recorder import RecorderDevice
+
     return RecorderDevice(info, config)

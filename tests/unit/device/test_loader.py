@@ -21,7 +21,7 @@ SMALL = DeviceConfig(memory_budget=1 << 20)
 
 HEAD = """
 from dataclasses import replace
-from rtp_core.plugin import Device, DeviceConfig, DeviceInfo, Manifest, No, PLUGIN_API, hookimpl
+from rtp_core.plugin import PLUGIN_API, DeclaredOverride, Device, DeviceConfig, DeviceInfo, Manifest, No, hookimpl
 from rtp_core.device.reference import ReferenceDevice
 
 MANIFEST = Manifest(kind="{kind}", vendor="test", api=PLUGIN_API, device_class="{device_class}", dtypes=("float32",))
@@ -269,8 +269,12 @@ def test_creating_anything_but_a_device_breaks_the_contract(install: Install) ->
 
 
 def test_a_manifest_that_lies_about_its_overrides_breaks_the_contract(install: Install) -> None:
-    install("acme", manifest='MANIFEST = replace(MANIFEST, overrides=("acme.ffn",))\n' + HOOKS["manifest"])
-    with pytest.raises(ContractError, match=r"does not match its device.*missing: \['acme\.ffn'\]"):
+    install(
+        "acme",
+        manifest='MANIFEST = replace(MANIFEST, overrides=(DeclaredOverride("ffn_layer", "acme.ffn"),))\n'
+        + HOOKS["manifest"],
+    )
+    with pytest.raises(ContractError, match=r"does not match its device.*only declared: .*acme\.ffn"):
         open_device("acme", SMALL)
 
 

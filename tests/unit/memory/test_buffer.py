@@ -9,8 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from rtp_core import dtypes
 from rtp_core.errors import ConfigError, MemorySpaceError

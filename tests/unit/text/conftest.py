@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
-from tokenizers import Tokenizer as Inner
+from tokenizers import AddedToken, Tokenizer as Inner, decoders, models, normalizers, pre_tokenizers
 
 from rtp_core.checkpoint.opening import open_checkpoint
 from rtp_core.text.tokenizer import Tokenizer

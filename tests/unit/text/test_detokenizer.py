@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from rtp_core.text.detokenizer import IncrementalDetokenizer
 from rtp_core.text.tokenizer import Tokenizer

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer as Inner
-from tokenizers import decoders, models, processors
+from tokenizers import Tokenizer as Inner, decoders, models, processors
 from transformers import AutoTokenizer
 
 from rtp_core.checkpoint.checkpoint import TokenizerFiles
