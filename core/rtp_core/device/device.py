@@ -26,6 +26,7 @@ class Device(Layers):
     manifest: ClassVar[Manifest]
     kind: ClassVar[str]  # the manifest's
     overrides: ClassVar[tuple[Override, ...]] = ()  # of the class and its bases, first asked first
+    borrowed: ClassVar[frozenset[str]] = frozenset()  # primitives that are another device's, for the time being
 
     info: DeviceInfo
     config: DeviceConfig
@@ -34,6 +35,7 @@ class Device(Layers):
         super().__init_subclass__(**options)
         if "manifest" in vars(cls):
             cls.kind = cls.manifest.kind
+        cls.borrowed = frozenset(name for name in PRIMITIVES if hasattr(getattr(cls, name), "__rtp_borrowed__"))
         problems = list(_problems(cls))
         if problems:
             raise ContractError(f"{cls.__name__} breaks the device contract", why="; ".join(problems))
