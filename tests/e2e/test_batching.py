@@ -11,6 +11,7 @@ from checkpoints import VOCAB, make_model, save
 from oracle import assert_same_tokens
 
 from rtp_core import LLM, RequestOutput, SamplingParams
+from rtp_core.errors import RequestError
 
 BUDGET = 64 << 20  # bytes
 GREEDY = [SamplingParams(temperature=0, max_tokens=n, ignore_eos=True, logprobs=2) for n in (1, 7, 20, 33)]
@@ -154,3 +155,14 @@ def test_n_completions_of_one_prompt_differ_by_seed_and_can_be_repeated(
         assert len({tuple(o.token_ids) for o in first.outputs}) == 3
         assert [o.token_ids for o in first.outputs] == [o.token_ids for o in again.outputs]
         assert all(0 <= t < VOCAB for o in first.outputs for t in o.token_ids)
+
+
+def test_token_ids_may_be_numpy_integers_and_must_be_in_the_vocabulary(checkpoint: Path) -> None:
+    with LLM(str(checkpoint), device="ref", dtype="float32", memory_budget=BUDGET) as llm:
+        params = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
+        expected = llm.generate([[5, 6, 7]], params)[0].token_ids
+        assert llm.generate(np.array([5, 6, 7]), params)[0].token_ids == expected
+        for bad in ([VOCAB], [-1], [1.5], [True], []):
+            with pytest.raises(RequestError):
+                llm.generate([bad], params)
+        assert not llm._loaded.engine.has_unfinished

@@ -6,6 +6,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
+from numbers import Integral
 from types import TracebackType
 from typing import Any, Self
 
@@ -203,9 +204,10 @@ class LLM:
             return tuple(self.tokenizer.encode(prompt))
         vocab_size = self._loaded.checkpoint.config.vocab_size
         for token_id in prompt:
-            if isinstance(token_id, bool) or not isinstance(token_id, int) or not 0 <= token_id < vocab_size:
+            # NumPy's integers are welcome; bool is an Integral too, and here always a mistake.
+            if isinstance(token_id, bool) or not isinstance(token_id, Integral) or not 0 <= token_id < vocab_size:
                 raise RequestError(f"bad token id {token_id!r} in a prompt", why=f"expected 0 to {vocab_size - 1}")
-        return tuple(prompt)
+        return tuple(map(int, prompt))
 
 
 def _is_conversation(messages: Messages | Sequence[Messages]) -> bool:
@@ -216,7 +218,7 @@ def _is_conversation(messages: Messages | Sequence[Messages]) -> bool:
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     if isinstance(prompts, str):
         return [prompts]
-    if prompts and all(isinstance(item, int) for item in prompts):
+    if len(prompts) and all(isinstance(item, Integral) for item in prompts):
         return [prompts]  # type: ignore[list-item]
     return list(prompts)  # type: ignore[arg-type]
 
