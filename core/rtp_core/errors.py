@@ -9,6 +9,7 @@ RtpError                         what, where, why, and the next command
   DeviceError                    a device cannot be used
     DeviceUnavailableError       the plugin's state is not AVAILABLE
     ContractError (TypeError)    a plugin breaks the device contract
+  PlanError                      the plan is not the one that was locked or required
   OutOfMemoryError (MemoryError) an arena is exhausted; carries its table
   CacheError (OSError)           the cache folder cannot be written
   NetworkError                   a download failed
@@ -62,11 +63,15 @@ class DeviceError(RtpError):
 
 
 class DeviceUnavailableError(DeviceError):
-    """The chosen plugin is not AVAILABLE; carries the original exception as `__cause__`."""
+    """The chosen plugin is not AVAILABLE; `__cause__` has the traceback of what it raised, as text."""
 
 
 class ContractError(DeviceError, TypeError):
     """A plugin breaks the device contract; the message says what was expected and got."""
+
+
+class PlanError(RtpError):
+    """A check of the plan failed: it is not the locked one, or lacks an override that was required."""
 
 
 class OutOfMemoryError(RtpError, MemoryError):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rtp_core import dtypes as dtypes
     from rtp_core.device.attention_batch import AttentionBatch as AttentionBatch, ForwardBatch as ForwardBatch
+    from rtp_core.device.borrowed import BorrowedPrimitives as BorrowedPrimitives
     from rtp_core.device.device import (
         OPS as OPS,
         PRIMITIVES as PRIMITIVES,
@@ -77,6 +78,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "AttentionBatch",
         "ForwardBatch",
     ),
+    "rtp_core.device.borrowed": ("BorrowedPrimitives",),
     "rtp_core.device.device": (
         "OPS",
         "PRIMITIVES",

@@ -88,6 +88,7 @@ class Request:
     seed: int
     eos_token_ids: frozenset[int] = frozenset()
     priority: int = 0  # lower is served first
+    features: frozenset[str] = frozenset()  # of ops, that this request needs: the step's plan must handle them
     arrival: int = 0
     output_token_ids: list[int] = field(default_factory=list)
     num_computed_tokens: int = 0

@@ -38,7 +38,11 @@ def build_wheels(folder: Path) -> list[Path]:
 
 def check_contents(wheels: list[Path]) -> None:
     names = {name for wheel in wheels for name in zipfile.ZipFile(wheel).namelist()}
+    template = {name for name in names if "/plugin_template/" in name and name.endswith(".in")}
+    assert any(name.endswith("/device.py.in") for name in template), "rtp plugin new has nothing to write"
+    names -= template  # with tests and C in it
     assert any(name.endswith("entry_points.txt") for name in names)
+    names = {name for name in names if not name.startswith("rtp_core/conformance/")}  # whose tests are what it ships
     assert not [name for name in names if "test" in name or name.endswith((".c", ".h", ".o"))], "sources in a wheel"
 
 

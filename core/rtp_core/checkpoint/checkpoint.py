@@ -48,3 +48,4 @@ class Checkpoint:
     chat_template: str | None
     generation_config: Mapping[str, Any]  # checked values only, see hugging_face.generation_config
     nbytes: int  # of all tensors as stored
+    header: Mapping[str, Buffer]  # the tensors' names, shapes, dtypes and schemes; their contents are not to be read

@@ -40,15 +40,17 @@ def open_gguf(path: str | PathLike[str], *, supported: Collection[str] | None = 
     if template is not None and not isinstance(template, str):
         raise _bad(file, "tokenizer.chat_template", template, "a string")
     tokenizer = {key: value for key, value in file.metadata.items() if key.startswith("tokenizer.")}
+    tensors = GgufTensors(file, config)
     return Checkpoint(
         path=file.path,
         format="gguf",
         config=config,
-        tensors=GgufTensors(file, config),
+        tensors=tensors,
         tokenizer=GgufTokenizer(file.path, tokenizer) if tokenizer else None,
         chat_template=template,
         generation_config={},
         nbytes=file.nbytes,
+        header=tensors.header(),
     )
 
 
@@ -114,6 +116,10 @@ class GgufTensors(Mapping[str, Buffer]):
         rows = self._file.raw(stored).reshape(tensor.shape[0], -1)
         copied = np.ascontiguousarray(rows[_half_split_rows(tensor.shape[0], self._heads[stored])])
         return stored_buffer(tensor, copied.reshape(-1))
+
+    def header(self) -> dict[str, Buffer]:
+        """The tensors as the file has them, where a look-up here would copy rotary rows into their place."""
+        return {name: self._file.buffer(stored) for name, stored in self._names.items()}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

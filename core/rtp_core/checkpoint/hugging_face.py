@@ -43,6 +43,7 @@ def open_folder(folder: Path, *, supported: Collection[str] | None = None) -> Ch
         chat_template=_chat_template(folder, tokenizer_config),
         generation_config=generation_config(folder / "generation_config.json"),
         nbytes=sum(tensor.nbytes for tensor in tensors.values()),
+        header=tensors,
     )
 
 

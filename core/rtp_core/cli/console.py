@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 from rtp_core.errors import RtpError
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
 SCHEMA = 1  # of every JSON document
+
+_WIDE = 1 << 12  # characters
 
 # C0 and C1 controls and DEL: an escape sequence cannot begin without one of them.
 _CONTROLS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)])
@@ -24,7 +26,7 @@ _UNSAFE = dict.fromkeys(code for code in _CONTROLS if chr(code) not in "\n\t")
 
 
 class OutputError(RtpError):
-    """Standard output cannot be written, as on a full disk."""
+    """Standard output, or a file that was asked for, cannot be written, as on a full disk."""
 
 
 def write(text: str) -> None:
@@ -32,8 +34,23 @@ def write(text: str) -> None:
 
     Raises BrokenPipeError where nobody reads any more, OutputError where it cannot be written.
     """
+    _put(harmless(text) if sys.stdout.isatty() else text)
+
+
+def write_styled(renderable: RenderableType) -> None:
+    """Something of rich's to standard output, in colour on a terminal. Text from outside in it must be `plain`."""
+    from rich.console import Console
+
+    # A line is as long as what it says: the terminal wraps it, and a pipe gets it whole.
+    console = Console(file=sys.stdout, width=_WIDE, highlight=False, markup=False)
+    with console.capture() as capture:
+        console.print(renderable, soft_wrap=True)
+    _put(capture.get())
+
+
+def _put(text: str) -> None:
     try:
-        sys.stdout.write(harmless(text) if sys.stdout.isatty() else text)
+        sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
         raise

@@ -13,6 +13,7 @@ from rtp_core.errors import (
     ModelError,
     NetworkError,
     OutOfMemoryError,
+    PlanError,
     RequestError,
     RtpError,
 )
@@ -27,6 +28,7 @@ EXIT_CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (ModelError, ExitCode.MODEL),
     (DeviceError, ExitCode.DEVICE),
     (NetworkError, ExitCode.NETWORK),
+    (PlanError, ExitCode.FAILED),
     (CacheError, ExitCode.FAILED),
     (OutputError, ExitCode.FAILED),
     (MemoryError, ExitCode.OUT_OF_MEMORY),  # our OutOfMemoryError, and the interpreter's own
@@ -69,6 +71,8 @@ def _hint(error: RtpError, command: str) -> str:
         return "raise --memory-budget, or lower --max-model-len"
     if isinstance(error, ConfigError | RequestError):
         return f"{command} --help"
+    if isinstance(error, PlanError):
+        return "rtp devices explain"
     if isinstance(error, DeviceError):
         return "rtp devices list"
     return "rtp models ls" if isinstance(error, ModelError) else "rtp env"

@@ -61,6 +61,13 @@ class EngineOptions:
     disable_impl: Annotated[
         list[str], option("--disable-impl", "An implementation to leave out of the plan. Repeatable.")
     ] = field(default_factory=list)
+    prefer: Annotated[
+        list[str], option("--prefer", "OP=IMPL: the implementation of an op to take first. Repeatable.")
+    ] = field(default_factory=list)
+    require: Annotated[str, option("--require", "Ops that an override must serve, separated by commas.")] = ""
+    plan_lock: Annotated[
+        str | None, option("--plan-lock", "The plan that this one must be, as `rtp devices explain --json` printed it.")
+    ] = None
     allow_device_fallback: Annotated[
         bool, option("--allow-device-fallback", "With --device auto: go on past a broken plugin.")
     ] = False
@@ -69,10 +76,20 @@ class EngineOptions:
         """Keyword arguments of LLM, but for the model. Raises ConfigError for values no engine can have."""
         options = asdict(self)
         del options["model"]
-        options["disable_impl"] = tuple(self.disable_impl)
+        options |= {"disable_impl": tuple(self.disable_impl), "prefer": tuple(self.prefer)}
+        options["require"] = comma_separated(self.require)
         options["memory_budget"] = None if self.memory_budget is None else parse_bytes(self.memory_budget)
         EngineConfig(**options)  # before a long download, not after it
+        if self.plan_lock is not None:
+            from rtp_core.device.plan_lock import read_plan
+
+            read_plan(self.plan_lock)
         return options
+
+
+def comma_separated(text: str) -> tuple[str, ...]:
+    """`a,b` as ("a", "b"); spaces and empty names do not count."""
+    return tuple(name for name in (part.strip() for part in text.split(",")) if name)
 
 
 def parse_bytes(text: str) -> int:

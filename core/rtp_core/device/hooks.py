@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import pluggy
@@ -32,3 +33,20 @@ class PluginHooks:
     @hookspec(firstresult=True)
     def rtp_env_report(self) -> dict[str, str]:  # type: ignore[empty-body]
         """Versions of drivers, SDKs and firmware, for `rtp env`. Optional."""
+
+
+def load_hooks(kind: str, value: str) -> pluggy.HookRelay:
+    """Import what an entry point of `kind` names ("module" or "module:attribute") and return its hooks.
+
+    Raises whatever the import raises, and pluggy's PluginValidationError for a hook that the contract lacks.
+    """
+    module, _, attributes = value.partition(":")
+    plugin: Any = import_module(module.strip())
+    for attribute in filter(None, attributes.strip().split(".")):
+        plugin = getattr(plugin, attribute)
+    # A manager of its own for each plugin: two of them never answer each other's hooks.
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(PluginHooks)
+    manager.register(plugin, name=kind)
+    manager.check_pending()  # a misspelled hook is an error, not a hook that nobody calls
+    return manager.hook

@@ -1,24 +1,28 @@
 """Finds plugins and says what became of each: one state and one reason, nothing swallowed.
 
-Phases: discover (metadata only), load, manifest (the API is negotiated before anything native loads), probe.
-Creating a device is a step of its own, in `opening`. A failure in one plugin never touches another.
+Phases: discover (metadata only), load, manifest (the API is negotiated before anything native loads), probe. All but
+the first happen in a process of their own (`probing`): a listing imports no plugin, and one that crashes or hangs
+is BROKEN. Creating a device is a step of its own, in `opening`.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from importlib.metadata import EntryPoint, entry_points
 
-import pluggy
-
-from rtp_core.device.hooks import PROJECT, PluginHooks
-from rtp_core.device.manifest import PLUGIN_API, DeviceInfo, Manifest
-from rtp_core.device.op import No
-from rtp_core.errors import ConfigError, ContractError
+from rtp_core import __version__
+from rtp_core.device import manifest as contract
+from rtp_core.device.manifest import DeviceInfo, Manifest, kind_problem
+from rtp_core.device.probing import FAILURES, TIME_LIMIT_S, Outcome, Prober
+from rtp_core.errors import ConfigError
 
 GROUP = "rtp.devices"
+CORE = "rtp-core"
+MAX_TIME_LIMIT_S = 3600.0
 
 
 class State(StrEnum):
@@ -38,7 +42,11 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Plugin:
-    """One installed plugin. `error` is the original exception of a BROKEN one; `hint` the next command."""
+    """One installed plugin. `hint` is the next command; `value` what its entry point names.
+
+    An AVAILABLE one has a reason where its API is of the major before this core's. `api` may be known where the
+    manifest is not. `traceback` and `output` are texts from the process that probed it, `report` its `rtp_env_report`.
+    """
 
     kind: str
     dist: str
@@ -46,10 +54,13 @@ class Plugin:
     state: State
     reason: str = ""
     hint: str = ""
+    api: tuple[int, int] | None = None
     manifest: Manifest | None = None
     devices: tuple[DeviceInfo, ...] = ()
-    error: BaseException | None = None
-    hooks: pluggy.HookRelay | None = None
+    traceback: str = ""
+    output: str = ""
+    report: Mapping[str, str] = field(default_factory=dict)
+    value: str = ""
 
     @property
     def name(self) -> str:
@@ -57,25 +68,44 @@ class Plugin:
         return f"{self.kind}@{self.dist}"
 
 
-def load_plugins(kind: str | None = None) -> list[Plugin]:
+def load_plugins(kind: str | None = None, *, with_report: bool = False) -> list[Plugin]:
     """Every installed plugin (of `kind`, or `kind@dist`), sorted by kind. Never raises for what one of them does.
 
-    Reads RTP_PLUGINS: `a,b` allows these kinds alone, `-a` blocks one. Raises ConfigError where that is nonsense.
+    Reads RTP_PLUGINS: `a,b` allows these alone, `-a` blocks one; each is a kind or `kind@dist`. Reads
+    RTP_PROBE_SECONDS, the time that each plugin has. Raises ConfigError where one of them is nonsense.
     """
-    wanted_kind, _, wanted_dist = (kind or "").partition("@")
+    kind, _, dist = (kind or "").partition("@")
     found = [
-        entry
-        for entry in entry_points(group=GROUP)
-        if (not wanted_kind or entry.name == wanted_kind) and (not wanted_dist or _dist(entry)[0] == wanted_dist)
+        plugin
+        for plugin in _discover()
+        if (not kind or plugin.kind == kind) and (not dist or _normal(plugin.dist) == _normal(dist))
     ]
     allowed, blocked = _selection(os.environ.get("RTP_PLUGINS", ""))
-    plugins = []
-    for entry in sorted(found, key=lambda e: (e.name, _dist(e))):
-        rivals = sorted({_dist(other)[0] for other in found if other.name == entry.name} - {_dist(entry)[0]})
-        plugins.append(
-            _load(entry, rivals, is_blocked=entry.name in blocked or (bool(allowed) and entry.name not in allowed))
-        )
-    return plugins
+    found = [_blocked(p) if _is_in(p, blocked) or (allowed and not _is_in(p, allowed)) else p for p in found]
+    with Prober(_time_limit(os.environ.get("RTP_PROBE_SECONDS", ""))) as prober:
+        return [
+            p if p.state is State.BLOCKED else _settled(p, found) or _probed(p, prober, with_report=with_report)
+            for p in found
+        ]
+
+
+def installed_kinds() -> list[str]:
+    """The kinds that some plugin is installed for, in whatever state. Reads metadata alone."""
+    return sorted({plugin.kind for plugin in _discover()})
+
+
+def _discover() -> list[Plugin]:
+    """All that the metadata says; the state is what holds until something better is known."""
+    entries: Iterable[EntryPoint] = entry_points(group=GROUP)
+    found = {
+        (e.name, e.dist.name if e.dist else "unknown", e.dist.version if e.dist else "0", e.value) for e in entries
+    }
+    return [Plugin(kind, dist, version, State.BROKEN, value=value) for kind, dist, version, value in sorted(found)]
+
+
+def _normal(dist: str) -> str:
+    """Distribution names are equal if they are so after this: see the packaging specification."""
+    return re.sub(r"[-_.]+", "-", dist).lower()
 
 
 def _selection(text: str) -> tuple[frozenset[str], frozenset[str]]:
@@ -85,73 +115,115 @@ def _selection(text: str) -> tuple[frozenset[str], frozenset[str]]:
     return frozenset(n for n in names if n[0] != "-"), frozenset(n[1:] for n in names if n[0] == "-")
 
 
-def _dist(entry: EntryPoint) -> tuple[str, str]:
-    return (entry.dist.name, entry.dist.version) if entry.dist else ("unknown", "0")
+def _is_in(plugin: Plugin, names: frozenset[str]) -> bool:
+    kinds_and_dists = [name.partition("@") for name in names]
+    return any(
+        kind == plugin.kind and (not dist or _normal(dist) == _normal(plugin.dist)) for kind, _, dist in kinds_and_dists
+    )
 
 
-def _load(entry: EntryPoint, rivals: list[str], *, is_blocked: bool) -> Plugin:
-    dist, version = _dist(entry)
-    plugin = Plugin(entry.name, dist, version, State.BROKEN)
-    if is_blocked:
-        return replace(plugin, state=State.BLOCKED, reason="left out by RTP_PLUGINS", hint="unset RTP_PLUGINS")
+def _time_limit(text: str) -> float:
+    try:
+        seconds = float(text or TIME_LIMIT_S)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= MAX_TIME_LIMIT_S:
+        raise ConfigError(f"RTP_PROBE_SECONDS is {text!r}", why=f"expected seconds, up to {MAX_TIME_LIMIT_S:g}")
+    return seconds
+
+
+def _blocked(plugin: Plugin) -> Plugin:
+    return replace(plugin, state=State.BLOCKED, reason="left out by RTP_PLUGINS", hint="unset RTP_PLUGINS")
+
+
+def _settled(plugin: Plugin, found: list[Plugin]) -> Plugin | None:
+    """What metadata alone decides, or None: nothing of the plugin is imported for it."""
+    leave_out = f"pip uninstall {plugin.dist}, or RTP_PLUGINS=-{plugin.name} to leave it out"
+    problem = kind_problem(plugin.kind)
+    if problem:
+        return replace(plugin, reason=problem, hint=leave_out)
+    rivals = [p for p in found if p.kind == plugin.kind and p != plugin and p.state is not State.BLOCKED]
+    if any(p.dist == plugin.dist for p in rivals):
+        return replace(plugin, reason=f"its metadata names {plugin.kind} twice", hint=leave_out)
     if rivals:
         return replace(
             plugin,
             state=State.CONFLICT,
-            reason=f"{', '.join(rivals)} also provides {entry.name}",
-            hint=f"--device {plugin.name}, or pip uninstall {dist}",
+            reason=f"{', '.join(p.dist for p in rivals)} also provides {plugin.kind}",
+            hint=f"--device {plugin.name}, or {leave_out}",
         )
+    unmet = _unmet_requirement(plugin.dist)
+    if unmet:
+        reason = f"it requires {unmet}, and this is {CORE} {__version__}"
+        return replace(plugin, state=State.INCOMPATIBLE, reason=reason, hint=_upgrade(plugin))
+    return None
+
+
+def _unmet_requirement(dist: str) -> str:
+    """What a distribution asks of core and this core does not meet: pip can be told not to look, or come too late."""
+    from importlib.metadata import PackageNotFoundError, requires
+
     try:
-        hooks = _register(entry)
-        manifest = _checked(hooks.rtp_device_manifest(), entry.name)
-    except (Exception, SystemExit) as error:
-        return _broken(plugin, "its module failed to load", error)
-    plugin = replace(plugin, manifest=manifest, hooks=hooks)
-    reason = _incompatibility(manifest.api)
-    if reason:
-        return replace(plugin, state=State.INCOMPATIBLE, reason=reason, hint=f"pip install -U rtp-core {dist}")
-    try:
-        devices = hooks.rtp_device_probe()
-        if isinstance(devices, No):
-            return replace(plugin, state=State.UNAVAILABLE, reason=devices.reason)
-        if not devices or not all(isinstance(device, DeviceInfo) for device in devices):
-            raise ContractError(f"its probe answered {devices!r}", why="expected devices, or No(reason)")
-    except (Exception, SystemExit) as error:
-        return _broken(plugin, "its probe failed", error)
-    return replace(plugin, state=State.AVAILABLE, devices=tuple(devices))
-
-
-def _register(entry: EntryPoint) -> pluggy.HookRelay:
-    # A manager of its own for each plugin: two of them never answer each other's hooks.
-    manager = pluggy.PluginManager(PROJECT)
-    manager.add_hookspecs(PluginHooks)
-    manager.register(entry.load(), name=entry.name)
-    manager.check_pending()  # a misspelled hook is an error, not a hook that nobody calls
-    return manager.hook
-
-
-def _checked(manifest: object, kind: str) -> Manifest:
-    if not isinstance(manifest, Manifest):
-        raise ContractError(f"rtp_device_manifest answered {manifest!r}", why="expected a Manifest")
-    if manifest.kind != kind:
-        raise ContractError(f"its manifest says kind {manifest.kind!r}", why=f"its entry point says {kind!r}")
-    return manifest
-
-
-def _incompatibility(api: tuple[int, int]) -> str:
-    """Why core cannot serve a plugin of this API, or nothing: it serves its own major and the one before."""
-    major, minor = PLUGIN_API
-    if api[0] == major - 1 or (api[0] == major and api[1] <= minor):
+        texts = [text for text in requires(dist) or () if _normal(re.split(r"[^\w.-]", text)[0]) == CORE != text]
+    except PackageNotFoundError:
         return ""
-    age = "newer" if api > PLUGIN_API else "older"
-    return f"it needs plugin API {api[0]}.{api[1]}, {age} than this core's {major}.{minor}"
+    if not texts:
+        return ""
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    for text in texts:
+        try:
+            requirement = Requirement(text)
+        except InvalidRequirement:
+            continue
+        is_met = requirement.specifier.contains(__version__, prereleases=True)
+        if not is_met and (requirement.marker is None or requirement.marker.evaluate({"extra": ""})):
+            return f"{CORE}{requirement.specifier}"
+    return ""
 
 
-def _broken(plugin: Plugin, what: str, error: BaseException) -> Plugin:
+def _upgrade(plugin: Plugin) -> str:
+    return f"pip install -U {CORE} {plugin.dist}"
+
+
+def _probed(plugin: Plugin, prober: Prober, *, with_report: bool) -> Plugin:
+    """The outcome of the other phases, from the process in which they happened."""
+    api = contract.PLUGIN_API
+    outcome = prober.ask(plugin.kind, plugin.value, api, report=with_report)
+    plugin = replace(plugin, output=outcome.output)
+    if outcome.answer is None:
+        return _with_way_out(replace(plugin, reason=outcome.failure))
+    try:
+        plugin = _told(plugin, outcome)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:  # a plugin wrote into the channel
+        plugin = replace(plugin, state=State.BROKEN, reason=f"its process answered nonsense: {error!r}")
+    if plugin.state is State.AVAILABLE and plugin.manifest and plugin.manifest.is_of_older_major:
+        major, minor = plugin.manifest.api
+        reason = f"its plugin API {major}.{minor} is the one before this core's, which serves it for the last time"
+        return replace(plugin, reason=reason, hint=f"pip install -U {plugin.dist}")
+    return _with_way_out(plugin)
+
+
+def _told(plugin: Plugin, outcome: Outcome) -> Plugin:
+    answer = outcome.answer or {}
+    api, manifest, reason = answer.get("api"), answer.get("manifest"), str(answer.get("reason", ""))
     return replace(
         plugin,
-        state=State.BROKEN,
-        reason=f"{what}: {type(error).__name__}: {error}",
-        hint=f"rtp devices show {plugin.kind} for the traceback, or RTP_PLUGINS=-{plugin.kind} to leave it out",
-        error=error,
+        state=State(answer["state"]),
+        reason=f"{FAILURES[answer['phase']]}: {reason}" if "phase" in answer else reason,
+        traceback=str(answer.get("traceback", "")),
+        api=(int(api[0]), int(api[1])) if api else None,
+        manifest=None if manifest is None else Manifest.from_data(manifest),
+        devices=tuple(DeviceInfo(**device) for device in answer.get("devices", ())),
+        report=dict(answer.get("report", {})),
     )
+
+
+def _with_way_out(plugin: Plugin) -> Plugin:
+    hints = {
+        State.BROKEN: f"rtp devices show {plugin.kind} for the traceback, or "
+        f"RTP_PLUGINS=-{plugin.kind} to leave it out",
+        State.INCOMPATIBLE: _upgrade(plugin),
+        State.UNAVAILABLE: f"rtp devices show {plugin.kind}, once its hardware and driver are there",
+    }
+    return replace(plugin, hint=hints.get(plugin.state, ""))

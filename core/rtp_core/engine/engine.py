@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from rtp_core.engine.text_output import TextOutput
+from rtp_core.errors import RequestError
 from rtp_core.request import FinishReason, Request, TokenLogprobs
 from rtp_core.runner.model_runner import ModelRunner
 from rtp_core.runner.step_result import StepResult
@@ -40,6 +41,11 @@ class Engine:
 
     def add(self, request: Request) -> None:
         """Queue a request. Raises RequestError where it can never be served."""
+        if not request.features <= self._runner.features:
+            raise RequestError(
+                f"request {request.request_id!r} needs {', '.join(sorted(request.features - self._runner.features))}",
+                why=f"this engine serves {', '.join(sorted(self._runner.features)) or 'no features'} of requests",
+            )
         self._scheduler.add(request)
         self._texts[request.request_id] = TextOutput(self._tokenizer, request.sampling.stop)
 

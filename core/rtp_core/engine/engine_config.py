@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from os import PathLike
 
 from rtp_core.errors import ConfigError
 
@@ -15,7 +17,9 @@ class EngineConfig:
     quantized on the way), "bfloat16", "float16". quantization: a scheme for float weights, at load.
     max_model_len: tokens of prompt and output, default what the model was made for. memory_budget: bytes of
     device memory for everything. max_num_batched_tokens: tokens of one step over all requests.
-    disable_impl: names of overrides to leave out of the plan.
+    disable_impl: names of overrides to leave out of the plan. prefer: "op=impl", to take first where it may serve,
+    several of one op in the order given. require: ops that an override must serve. plan_lock: a file with the plan
+    that this one must be. features: those of ops that requests may ask for.
     """
 
     device: str = "auto"
@@ -27,6 +31,10 @@ class EngineConfig:
     memory_budget: int | None = None
     threads: int | None = None
     disable_impl: tuple[str, ...] = ()
+    prefer: tuple[str, ...] = ()
+    require: tuple[str, ...] = ()
+    plan_lock: str | PathLike[str] | None = None
+    features: tuple[str, ...] = ()
     allow_device_fallback: bool = False
 
     def __post_init__(self) -> None:
@@ -36,3 +44,17 @@ class EngineConfig:
                 raise ConfigError(f"{name} is {value!r}", why="expected a whole number of at least 1")
         if self.dtype not in ("auto", "float32", "bfloat16", "float16"):
             raise ConfigError(f"dtype is {self.dtype!r}", why="expected auto, float32, bfloat16 or float16")
+        for name in ("disable_impl", "prefer", "require", "features"):
+            value = getattr(self, name)
+            if isinstance(value, str) or not all(isinstance(item, str) and item for item in value):
+                raise ConfigError(f"{name} is {value!r}", why="expected a sequence of names")
+        for wish in self.prefer:
+            op, _, impl = wish.partition("=")
+            if not op or not impl:
+                raise ConfigError(f"prefer is {wish!r}", why="expected op=implementation", hint="rtp devices explain")
+
+    @property
+    def preferred(self) -> Mapping[str, tuple[str, ...]]:
+        """By op, the implementations of `prefer` in order."""
+        pairs = [wish.split("=", 1) for wish in self.prefer]
+        return {op: tuple(impl for o, impl in pairs if o == op) for op, _ in pairs}

@@ -9,17 +9,20 @@ from pathlib import Path
 from rtp_core.checkpoint.checkpoint import Checkpoint
 from rtp_core.checkpoint.opening import open_checkpoint
 from rtp_core.config import ModelConfig, check_model_type
+from rtp_core.device.borrowed import borrowed_notice
 from rtp_core.device.device import Device
 from rtp_core.device.manifest import DeviceConfig
 from rtp_core.device.opening import open_device
 from rtp_core.device.plan import Plan, resolve
+from rtp_core.device.plan_lock import SavedPlan, check_lock, check_required, read_plan
 from rtp_core.engine.engine import Engine
 from rtp_core.engine.engine_config import EngineConfig
-from rtp_core.errors import CheckpointError, ConfigError
+from rtp_core.errors import CheckpointError, ConfigError, ContractError
 from rtp_core.kv.block_manager import BlockManager
 from rtp_core.kv.kv_cache import KVCache, fitting_blocks
-from rtp_core.models.model import MODELS, demand, load_model
-from rtp_core.models.weight_loader import Precision, WeightLoader
+from rtp_core.models.model import MODELS, demand, demand_of_header, load_model
+from rtp_core.models.weight_loader import WeightLoader
+from rtp_core.models.weight_reader import Precision
 from rtp_core.runner.model_runner import ModelRunner
 from rtp_core.scheduler.scheduler import Scheduler
 from rtp_core.scheduler.scheduler_config import SchedulerConfig
@@ -52,6 +55,7 @@ def load_engine(
 
     `progress(done, total)` counts bytes of weights. Raises any RtpError.
     """
+    locked = None if config.plan_lock is None else read_plan(config.plan_lock)
     checkpoint = open_checkpoint(path)
     check_model_type(checkpoint.config.model_type, MODELS, str(path))
     max_model_len = _max_model_len(checkpoint.config, config.max_model_len)
@@ -66,8 +70,10 @@ def load_engine(
         allow_fallback=config.allow_device_fallback,
         info=info,
     )
+    if device.borrowed:
+        info(borrowed_notice(device))
     try:
-        return _load(checkpoint, tokenizer, device, max_model_len, config, progress)
+        return _load(checkpoint, tokenizer, device, max_model_len, config, locked, progress)
     except BaseException:
         device.close()
         raise
@@ -79,13 +85,16 @@ def _load(
     device: Device,
     max_model_len: int,
     config: EngineConfig,
+    locked: SavedPlan | None,
     progress: Loading,
 ) -> LoadedEngine:
     where = str(checkpoint.path)
     precision = Precision.of(device, config.dtype, config.quantization)
+    plan = _plan(checkpoint, device, precision, config, locked)
     loader = WeightLoader(device, checkpoint.tensors, precision, where, progress)
-    weights = load_model(checkpoint.config, loader, device, max_model_len, where)
-    plan = resolve(device, demand(checkpoint.config, weights), disabled=frozenset(config.disable_impl))
+    weights = load_model(checkpoint.config, loader, max_model_len, where)
+    if demand(checkpoint.config, weights) != plan.demand:
+        raise ContractError("prepared weights are not of the scheme they were given in", where=device.info.id)
     wanted = config.max_num_seqs * max_model_len
     num_blocks = fitting_blocks(device, checkpoint.config, precision.dtype, wanted)
     cache = KVCache(device, checkpoint.config, precision.dtype, num_blocks)
@@ -105,6 +114,24 @@ def _load(
         )
     )
     return LoadedEngine(engine, checkpoint, tokenizer, device, plan, max_model_len, eos)
+
+
+def _plan(
+    checkpoint: Checkpoint, device: Device, precision: Precision, config: EngineConfig, locked: SavedPlan | None
+) -> Plan:
+    """The plan, before any weight is read: what is locked or required fails at once."""
+    wanted = demand_of_header(checkpoint.config, checkpoint.header, precision, device.manifest, str(checkpoint.path))
+    plan = resolve(
+        device,
+        wanted,
+        disabled=frozenset(config.disable_impl),
+        preferred=config.preferred,
+        dynamic=frozenset(config.features),
+    )
+    check_required(plan, config.require)
+    if locked is not None:
+        check_lock(plan, locked)
+    return plan
 
 
 def _max_model_len(config: ModelConfig, asked: int | None) -> int:

@@ -8,7 +8,7 @@ from rtp_core.device.device import Device
 from rtp_core.device.weights import AttentionWeights, FfnWeights, LayerWeights, Linear, ModelWeights, RopeTables
 from rtp_core.memory.buffer import Buffer
 from rtp_core.models.rope_tables import rope_tables
-from rtp_core.models.weight_loader import WeightLoader
+from rtp_core.models.weight_reader import WeightReader
 
 HIDDEN_ACTS = {
     "silu": "silu",
@@ -28,20 +28,18 @@ def forward(ops: Device, weights: ModelWeights, kv: tuple[Buffer, ...], batch: F
     return ops.add_norm(x, residual, weights.norm)[0]
 
 
-def load(config: ModelConfig, loader: WeightLoader, device: Device, max_model_len: int) -> ModelWeights:
+def load(config: ModelConfig, loader: WeightReader, max_model_len: int) -> ModelWeights:
     """All weights by Hugging Face's names. Raises CheckpointError for a missing, misshapen or unexpected tensor."""
-    return load_biased(config, loader, device, max_model_len, qkv=config.attention_bias, o=config.attention_bias)
+    return load_biased(config, loader, max_model_len, qkv=config.attention_bias, o=config.attention_bias)
 
 
-def load_biased(
-    config: ModelConfig, loader: WeightLoader, device: Device, max_model_len: int, *, qkv: bool, o: bool
-) -> ModelWeights:
+def load_biased(config: ModelConfig, loader: WeightReader, max_model_len: int, *, qkv: bool, o: bool) -> ModelWeights:
     """`load`, for a kin of llama that says elsewhere which projections of attention have a bias."""
     hidden, vocab = config.hidden_size, config.vocab_size
     embedding = loader.embedding("model.embed_tokens.weight", vocab, hidden)
     factors = loader.vector_or_none("rope_freqs.weight", config.head_dim // 2)
     cos, sin = rope_tables(config, max_model_len, factors)
-    rope = RopeTables(device.upload(cos, "rope.cos"), device.upload(sin, "rope.sin"))
+    rope = RopeTables(loader.upload(cos, "rope.cos"), loader.upload(sin, "rope.sin"))
     layers = tuple(_layer(config, loader, f"model.layers.{i}", rope, qkv, o) for i in range(config.num_hidden_layers))
     norm = loader.norm("model.norm.weight", hidden, config.rms_norm_eps)
     if config.tie_word_embeddings:
@@ -55,7 +53,7 @@ def load_biased(
 
 
 def _layer(
-    config: ModelConfig, loader: WeightLoader, name: str, rope: RopeTables, has_qkv_bias: bool, has_o_bias: bool
+    config: ModelConfig, loader: WeightReader, name: str, rope: RopeTables, has_qkv_bias: bool, has_o_bias: bool
 ) -> LayerWeights:
     hidden, inner, dim = config.hidden_size, config.intermediate_size, config.head_dim
     heads, kv_heads, eps = config.num_attention_heads, config.num_key_value_heads, config.rms_norm_eps

@@ -5,28 +5,37 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from rtp_core.config import ModelConfig, check_model_type
-from rtp_core.device.device import Device
+from rtp_core.device.manifest import Manifest
 from rtp_core.device.plan import Demand
 from rtp_core.device.weights import LayerWeights, Linear, ModelWeights, MoeWeights
 from rtp_core.errors import UnsupportedModelError
 from rtp_core.memory.buffer import Buffer
 from rtp_core.memory.qbuffer import QBuffer
 from rtp_core.models import llama, qwen2
-from rtp_core.models.weight_loader import WeightLoader
+from rtp_core.models.weight_reader import Precision, WeightReader
+from rtp_core.models.weight_sketch import WeightSketch
 
-Load = Callable[[ModelConfig, WeightLoader, Device, int], ModelWeights]
+Load = Callable[[ModelConfig, WeightReader, int], ModelWeights]
 MODELS: Mapping[str, Load] = {"llama": llama.load, "mistral": llama.load, "qwen2": qwen2.load}
 
 
-def load_model(
-    config: ModelConfig, loader: WeightLoader, device: Device, max_model_len: int, where: str
-) -> ModelWeights:
+def load_model(config: ModelConfig, loader: WeightReader, max_model_len: int, where: str) -> ModelWeights:
     """Raises UnsupportedModelError for an unknown model type or activation, CheckpointError for bad tensors."""
     check_model_type(config.model_type, MODELS, where)
     if config.hidden_act not in llama.HIDDEN_ACTS:
         known = ", ".join(sorted(llama.HIDDEN_ACTS))
         raise UnsupportedModelError(f"hidden_act is {config.hidden_act!r}", where=where, why=f"supported are {known}")
-    return MODELS[config.model_type](config, loader, device, max_model_len)
+    return MODELS[config.model_type](config, loader, max_model_len)
+
+
+def demand_of_header(
+    config: ModelConfig, header: Mapping[str, Buffer], precision: Precision, manifest: Manifest, where: str
+) -> Demand:
+    """The demand that loading will give, from a checkpoint's names, shapes and schemes. Reads no weights.
+
+    Raises what `load_model` raises for tensors that are missing, misshapen or not the model's.
+    """
+    return demand(config, load_model(config, WeightSketch(header, precision, manifest, where), 1, where))
 
 
 def demand(config: ModelConfig, weights: ModelWeights) -> Demand:
@@ -51,6 +60,7 @@ def demand(config: ModelConfig, weights: ModelWeights) -> Demand:
         dims,
         {op: tuple(sorted(met)) for op, met in schemes.items()},
         {op: frozenset(met) for op, met in features.items()},
+        weights.forward,
     )
 
 

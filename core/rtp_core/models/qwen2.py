@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from rtp_core.config import ModelConfig
-from rtp_core.device.device import Device
 from rtp_core.device.weights import ModelWeights
 from rtp_core.models import llama
-from rtp_core.models.weight_loader import WeightLoader
+from rtp_core.models.weight_reader import WeightReader
 
 
-def load(config: ModelConfig, loader: WeightLoader, device: Device, max_model_len: int) -> ModelWeights:
+def load(config: ModelConfig, loader: WeightReader, max_model_len: int) -> ModelWeights:
     """As llama's."""
-    return llama.load_biased(config, loader, device, max_model_len, qkv=True, o=False)
+    return llama.load_biased(config, loader, max_model_len, qkv=True, o=False)

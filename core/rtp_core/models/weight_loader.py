@@ -1,62 +1,23 @@
-"""From a checkpoint's tensors to weights on a device: names and shapes checked, schemes honoured, nothing left over."""
+"""From a checkpoint's tensors to weights on a device."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from rtp_core import dtypes
 from rtp_core.device import reference_ops
 from rtp_core.device.device import Device
-from rtp_core.device.weights import Linear, Norm
 from rtp_core.dtypes import DType
-from rtp_core.errors import CheckpointError, ConfigError
 from rtp_core.memory.buffer import Buffer
-from rtp_core.memory.qbuffer import Q4_0, Q4_1, Q8_0, QBuffer, QuantScheme
-
-AUTO = "auto"
-QUANTIZATIONS: dict[str, QuantScheme] = {scheme.name: scheme for scheme in (Q4_0, Q4_1, Q8_0)}
+from rtp_core.memory.qbuffer import QBuffer, QuantScheme
+from rtp_core.models.weight_reader import Precision, WeightReader
 
 
-@dataclass(frozen=True, slots=True)
-class Precision:
-    """What weights become on a device. `dtype`: of activations.
-
-    `keeps_storage` ("auto"): float weights stay as stored and quantized ones quantized, as far as the device
-    has them. Otherwise every weight becomes `dtype`, dequantized exactly. `quantization` quantizes float
-    matrices at load.
-    """
-
-    dtype: DType
-    keeps_storage: bool
-    quantization: QuantScheme | None = None
-
-    @classmethod
-    def of(cls, device: Device, dtype: str, quantization: str | None) -> Precision:
-        """Raises ConfigError for a dtype or scheme that the device does not have."""
-        name = device.default_dtype if dtype == AUTO else dtype
-        if name not in device.manifest.dtypes:
-            raise ConfigError(
-                f"dtype is {name!r}", where=device.info.id, why=f"it has {', '.join(device.manifest.dtypes)}"
-            )
-        if quantization is None:
-            return cls(dtypes.parse(name), dtype == AUTO)
-        if quantization not in QUANTIZATIONS or quantization not in device.manifest.schemes or dtype != AUTO:
-            known = ", ".join(sorted(set(QUANTIZATIONS) & set(device.manifest.schemes))) or "none"
-            raise ConfigError(
-                f"quantization is {quantization!r}", where=device.info.id, why=f"with dtype auto it has {known}"
-            )
-        return cls(dtypes.parse(name), True, QUANTIZATIONS[quantization])
-
-
-class WeightLoader:
-    """Takes tensors out of a checkpoint by Hugging Face's names, each once, and brings them onto a device.
-
-    Every method raises CheckpointError for a missing or misshapen tensor, OutOfMemoryError from the device.
-    `progress(done, total)` counts bytes of the checkpoint.
-    """
+class WeightLoader(WeightReader):
+    """The reader that a model is run from: converts on the host, and lets the device prepare what it gets."""
 
     def __init__(
         self,
@@ -66,100 +27,26 @@ class WeightLoader:
         where: str,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
-        self._device, self._tensors, self._precision, self._where = device, tensors, precision, where
-        self._progress, self._done = progress, 0
-        self._total = sum(tensor.nbytes for tensor in tensors.values())
-        self._taken: set[str] = set()
+        super().__init__(tensors, precision, device.manifest, where, progress)
+        self._device = device
 
-    @property
-    def precision(self) -> Precision:
-        return self._precision
+    def upload(self, array: NDArray[Any], tag: str) -> Buffer:
+        return self._device.upload(array, tag)
 
-    def has(self, name: str) -> bool:
-        return name in self._tensors
-
-    def norm(self, name: str, size: int, eps: float) -> Norm:
-        """A root mean square norm's weight [size]."""
-        return Norm(self._vector(name, size), eps)
-
-    def embedding(self, name: str, rows: int, columns: int) -> Buffer:
-        """A table [rows, columns], quantized or not."""
-        return self._prepare([self._matrix(name, rows, columns)], name)
-
-    def linear(self, parts: Sequence[tuple[str, int]], columns: int, *, bias: bool) -> tuple[Linear, ...]:
-        """Matrices (name, rows) that read the same input: one merged, or one each where they are stored differently."""
-        matrices = [self._matrix(f"{name}.weight", rows, columns) for name, rows in parts]
-        groups = (
-            [list(range(len(parts)))] if len({_kind(m) for m in matrices}) == 1 else [[i] for i in range(len(parts))]
-        )
-        result = []
-        for group in groups:
-            tag = "+".join(parts[i][0].rpartition(".")[2] for i in group)
-            weight = self._prepare([matrices[i] for i in group], tag)
-            if bias:
-                values = [self._host_vector(f"{parts[i][0]}.bias", parts[i][1]) for i in group]
-                result.append(Linear(weight, self._device.upload(np.concatenate(values), f"{tag}.bias")))
-            else:
-                result.append(Linear(weight))
-        return tuple(result)
-
-    def vector_or_none(self, name: str, size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]] | None:
-        """A vector [size] on the host in float32, where the checkpoint has it."""
-        return reference_ops.f32(self._take(name, (size,)).numpy()) if self.has(name) else None
-
-    def ignore(self, *names: str) -> None:
-        """Tensors that may be there and are not needed."""
-        self._taken.update(names)
-
-    def finish(self) -> None:
-        """Raises CheckpointError where the checkpoint has tensors that nobody took: the model would not be this one."""
-        extra = sorted(set(self._tensors) - self._taken)
-        if extra:
-            names = ", ".join(extra[:5]) + (", ..." if len(extra) > 5 else "")
-            raise CheckpointError(f"{len(extra)} unexpected tensors", where=self._where, why=names)
-
-    def _vector(self, name: str, size: int) -> Buffer:
-        return self._device.upload(self._host_vector(name, size), name)
-
-    def _host_vector(self, name: str, size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
-        return self._take(name, (size,)).numpy().astype(self._precision.dtype.numpy)
-
-    def _matrix(self, name: str, rows: int, columns: int) -> Buffer:
-        """The tensor as it will be stored, on the host."""
-        tensor, precision = self._take(name, (rows, columns)), self._precision
-        manifest = self._device.manifest
+    def _convert(self, tensor: Buffer, form: DType | QuantScheme, name: str) -> Buffer:
         if isinstance(tensor, QBuffer):
-            if precision.keeps_storage and tensor.scheme.name in manifest.schemes:
+            if isinstance(form, QuantScheme):
                 return tensor
-            return Buffer.borrow(_dequantized(tensor).astype(precision.dtype.numpy, copy=False), name)
-        scheme = precision.quantization
-        if scheme is not None and columns % scheme.group == 0:
-            return _quantized(tensor, scheme, name)
-        if precision.keeps_storage and tensor.dtype.name in manifest.dtypes:
+            return Buffer.borrow(_dequantized(tensor).astype(form.numpy, copy=False), name)
+        if isinstance(form, QuantScheme):
+            return _quantized(tensor, form, name)
+        if tensor.dtype is form:
             return tensor
-        return Buffer.borrow(np.ascontiguousarray(tensor.numpy().astype(precision.dtype.numpy, copy=False)), name)
+        return Buffer.borrow(np.ascontiguousarray(tensor.numpy().astype(form.numpy)), name)
 
     def _prepare(self, matrices: list[Buffer], tag: str) -> Buffer:
         merged = matrices[0] if len(matrices) == 1 else _merged(matrices, tag)
         return self._device.prepare_weight(merged, tag)
-
-    def _take(self, name: str, shape: tuple[int, ...]) -> Buffer:
-        tensor = self._tensors.get(name)
-        if tensor is None:
-            raise CheckpointError(f"tensor {name} is missing", where=self._where)
-        if tensor.shape != shape:
-            raise CheckpointError(
-                f"tensor {name} is misshapen", where=self._where, why=f"expected {shape}, got {tensor.shape}"
-            )
-        if name not in self._taken:
-            self._taken.add(name)
-            self._done += tensor.nbytes
-            self._progress(self._done, self._total)
-        return tensor
-
-
-def _kind(matrix: Buffer) -> str:
-    return matrix.scheme.name if isinstance(matrix, QBuffer) else matrix.dtype.name
 
 
 def _merged(matrices: list[Buffer], tag: str) -> Buffer:

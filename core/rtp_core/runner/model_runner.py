@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtp_core.device.device import Device
+from rtp_core.device.failure import failed_override
 from rtp_core.device.host_sampling import token_logprobs
 from rtp_core.device.plan import Plan
 from rtp_core.device.weights import ModelWeights
@@ -26,9 +27,27 @@ class ModelRunner:
     def __init__(self, plan: Plan, weights: ModelWeights, cache: KVCache) -> None:
         self._plan, self._weights, self._cache = plan, weights, cache
 
+    @property
+    def features(self) -> frozenset[str]:
+        """What requests may ask of the ops."""
+        return self._plan.dynamic
+
     def execute(self, batch: ScheduledBatch) -> StepResult:
-        """Run one step. Changes blocks of the KV cache and nothing else: a step that failed can run again."""
-        ops = self._plan.ops("decode" if batch.num_decode == len(batch.requests) else "prefill")
+        """Run one step. Changes blocks of the KV cache and nothing else: a step that failed can run again.
+
+        Raises DeviceError, naming the override, where one failed; it is not tried with another.
+        """
+        try:
+            return self._execute(batch)
+        except Exception as error:
+            failure = failed_override(error, self._plan.serving, self._plan.where)
+            if failure is None:
+                raise
+            raise failure from error
+
+    def _execute(self, batch: ScheduledBatch) -> StepResult:
+        features = frozenset[str]().union(*(s.request.features for s in batch.requests))
+        ops = self._plan.ops("decode" if batch.num_decode == len(batch.requests) else "prefill", features)
         ends = np.cumsum([s.num_tokens for s in batch.requests])
         yielding = [i for i, s in enumerate(batch.requests) if s.yields_token]
         asked = [i for i, s in enumerate(batch.requests) if _num_prompt_rows(s)]

@@ -23,6 +23,8 @@ def rows_of(x: Buffer) -> Rows | None:
         return None
     if len(shape) == 2:
         return Rows(shape[0], width, strides[0])
+    if 0 in shape:
+        return Rows(0, width, width)  # no rows, whatever their strides
     number, stride, reach = 1, width, -1
     for axis in range(len(shape) - 2, -1, -1):
         extent = shape[axis]

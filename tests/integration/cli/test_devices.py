@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rtp_core.device import loader
+from rtp_core.device import manifest
 from rtp_core.device.manifest import PLUGIN_API, Manifest
 from rtp_core.device.reference import MANIFEST
 
@@ -82,7 +82,7 @@ def test_show_has_the_original_traceback(rtp: RunRtp, broken_plugin: str) -> Non
 
 
 def test_an_incompatible_plugin_makes_the_listing_end_with_4(rtp: RunRtp, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loader, "PLUGIN_API", (MANIFEST.api[0] + 2, 0))
+    monkeypatch.setattr(manifest, "PLUGIN_API", (MANIFEST.api[0] + 2, 0))
     listing = rtp("devices", "list", "--json")
     assert listing.exit_code == 4
     row = next(row for row in document(listing)["plugins"] if row["kind"] == "ref")

@@ -89,7 +89,7 @@ def test_unusable_devices_end_with_4(rtp: RunRtp, model: Path, monkeypatch: pyte
     def run(device: str) -> Result:
         return rtp("generate", "a", "--model", model, "--device", device)
 
-    assert_fails(run("warp"), 4, "no device 'warp'", "pip install rtp-warp")
+    assert_fails(run("warp"), 4, "no device 'warp'", "rtp devices list")
     assert_fails(run("ref:7"), 4, "no device ref:7")
     assert_fails(run("ref:x"), 4, "no device 'ref:x'")
     assert_fails(rtp("devices", "show", "warp"), 4, "no device 'warp'")

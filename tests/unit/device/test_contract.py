@@ -84,6 +84,26 @@ def misnamed(self: Any, a: Buffer, b: Buffer, *, result: Buffer | None = None) -
     return a
 
 
+def concat(self: Any, parts: Any, *, axis: int = 0, out: Buffer | None = None) -> Buffer:
+    return parts[0]
+
+
+def rows_last(self: Any, parts: Any, *, axis: int = -1, out: Buffer | None = None) -> Buffer:
+    return parts[0]
+
+
+def positional(self: Any, x: Buffer, weight: Buffer, eps: float, /, *, out: Buffer | None = None) -> Buffer:
+    return x
+
+
+def transposed(self: Any, a: Any, b: Any, *, bias: Any = None, trans_b: bool = True, out: Any = None) -> Any:
+    return a
+
+
+def undecided(self: Any, a: Any, b: Any, *, bias: Any = None, trans_b: bool, out: Any = None) -> Any:
+    return a
+
+
 def anything(self: Any) -> None:
     return None
 
@@ -98,7 +118,7 @@ def marked(op: str, function: Any, impl: str = "acme.fast", **options: Any) -> A
 @pytest.mark.parametrize(
     ("body", "complaint"),
     [
-        ({"_f": marked("fnn_layer", ffn)}, "overrides unknown op 'fnn_layer'"),
+        ({"_f": marked("fnn_layer", ffn)}, "overrides unknown op 'fnn_layer'.*perhaps 'ffn_layer'"),
         ({"_f": marked("ffn_layer", lacking)}, "expected parameters .*'out'.* of ffn_layer, got"),
         ({"_f": marked("ffn_layer", linear)}, "expected parameters .*'weights'"),
         ({"add": misnamed}, "add: expected parameters .*'out'.*got.*'result'"),
@@ -111,6 +131,30 @@ def marked(op: str, function: Any, impl: str = "acme.fast", **options: Any) -> A
             {"_f": marked("ffn_layer", ffn, "acme.one"), "_g": marked("ffn_layer", ffn, "acme.two")},
             "override ffn_layer with equal priority 100",
         ),
+        (
+            {"_f": marked("ffn_layer", ffn), "_g": marked("linear", linear)},
+            r"_g and _f are both called acme\.fast: expected a name for each",
+        ),
+        ({"_f": marked("ffn_layer", ffn, "")}, "expected an impl name like 'acme.ffn_layer', got ''"),
+        ({"_f": marked("ffn_layer", ffn, "default.ffn_layer")}, "expected an impl name.*got 'default.ffn_layer'"),
+        ({"_f": marked("ffn_layer", ffn, "a,b")}, "expected an impl name.*got 'a,b'"),
+        ({"_f": marked("ffn_layer", ffn, priority=True)}, "expected a whole number as priority, got True"),
+        ({"_f": marked("ffn_layer", ffn, when=True)}, "expected when= to be a function of a Signature, got True"),
+        ({"_f": marked("ffn_layer", ffn, when=lambda: YES)}, r"expected when= to take a Signature.*got \(\)"),
+        (
+            {"_f": marked("ffn_layer", ffn, handles={"bais"})},
+            "handles unknown features bais; ffn_layer has bias",
+        ),
+        ({"_f": marked("concat", concat, handles={"bias"})}, "unknown features bias; concat has no features"),
+        ({"_f": marked("concat", rows_last)}, r"_f: expected axis with default 0, got -1"),
+        ({"rms_norm": positional}, "rms_norm: expected eps to be keyword-only, got positional-only"),
+        ({"gemm": transposed}, "gemm: expected trans_b with default False, got True"),
+        ({"gemm": undecided}, "gemm: expected trans_b with default False, got none"),
+        ({"gemm": 3}, "gemm: expected a method, got 3"),
+        ({"copy": lacking}, "copy: expected parameters .*'dst', 'src'.*got"),
+        ({"manifest": {"kind": "acme"}}, "manifest: expected a Manifest, got {'kind': 'acme'}"),
+        ({"manifest": ReferenceDevice.manifest, "kind": "acme"}, "kind: expected 'ref'.*got 'acme'"),
+        ({"kind": "acme"}, "kind: expected 'ref'.*got 'acme'"),
     ],
 )
 def test_class_definition_rejects_a_broken_contract(body: dict[str, Any], complaint: str) -> None:
@@ -144,6 +188,18 @@ def test_equal_priority_with_a_base_is_rejected_and_redefining_its_method_is_not
         define({"_other": marked("ffn_layer", ffn, "acme.new")}, parent)
     child = define({"_ffn": marked("ffn_layer", ffn, "acme.new")}, parent)
     assert [o.impl for o in child.overrides] == ["acme.new"]
+
+
+def test_one_method_under_two_names_is_one_override() -> None:
+    override = marked("ffn_layer", ffn)
+    assert [o.impl for o in define({"_f": override, "_g": override}).overrides] == ["acme.fast"]
+
+
+def test_parameters_that_core_calls_by_name_may_be_positional_too() -> None:
+    def gemm(self: Any, a: Any, b: Any, bias: Any = None, trans_b: bool = False, out: Any = None) -> Any:
+        return a
+
+    assert issubclass(define({"gemm": gemm}), Device)
 
 
 def test_private_names_are_the_vendors_own() -> None:
@@ -392,6 +448,16 @@ def test_a_device_that_opts_in_serves_the_new_option_itself(make_device: Any) ->
 def test_an_override_that_claims_a_feature_must_take_its_option() -> None:
     with pytest.raises(ContractError, match=r"expected parameters .*'limit'"):
         define({"_f": marked("ffn_layer", ffn, handles={LIMIT})})
+
+
+@pytest.mark.usefixtures("later_core")
+def test_an_option_may_be_taken_without_being_handled_but_not_under_another_name() -> None:
+    def lomit(self: Any, x: Buffer, weights: FfnWeights, *, lomit: Any = None, out: Buffer | None = None) -> Buffer:
+        return x
+
+    assert issubclass(define({"_f": marked("ffn_layer", limited_ffn)}), Device)
+    with pytest.raises(ContractError, match=r"expected parameters .*'limit', 'out'.*got .*'lomit'"):
+        define({"_f": marked("ffn_layer", lomit, handles={LIMIT})})
 
 
 def test_dtype_of_logits_stays_float32_through_every_plan(device: Device) -> None:

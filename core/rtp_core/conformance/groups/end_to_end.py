@@ -1,0 +1,85 @@
+"""end_to_end: a small llama and a small qwen2 say token for token what they say on the reference, in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+
+from rtp_core.conformance.case import Case, CheckFailed, expect
+from rtp_core.conformance.subject import Subject
+from rtp_core.conformance.tiny_model import VOCAB, Generated, generate, tiny_config
+from rtp_core.device.device import Device
+
+GROUP = "end_to_end"
+MODELS = ("llama", "qwen2")
+LENGTHS = (1, 7, 33, 18)  # tokens of the prompts: below, at and above a block's
+NUM_TOKENS = 8
+CLOSE = 1e-3  # where the reference's best two logits are closer than this, a tie may go either way
+FAST_PATH = 0.15  # nats, mean difference of log probability where numbers are narrow or weights quantized
+
+# Tokens of one step: everything at once, prompts in chunks beside decodes, or one request after the other.
+BATCHES = {"prefill at once": 512, "chunked prefill": 6, "one token at a time": len(LENGTHS)}
+
+
+def cases(subject: Subject) -> Iterator[Case]:
+    if subject.opening_error:
+        return
+    for model in MODELS:
+        for name in BATCHES:
+            yield Case(GROUP, f"{model}, {name}: greedy tokens in float32", partial(_same_tokens, model, name))
+        for scheme in subject.manifest.schemes:
+            yield Case(GROUP, f"{model}, {scheme}: log probabilities", partial(_close, model, "auto", scheme))
+        for dtype in subject.manifest.dtypes:
+            if dtype != "float32":
+                yield Case(GROUP, f"{model}, {dtype}: log probabilities", partial(_close, model, dtype, None))
+
+
+def _generate(
+    device: Device, model: str, *, batched_tokens: int = 512, dtype: str = "float32", scheme: str | None = None
+) -> list[Generated]:
+    rng = np.random.default_rng(23)
+    prompts = [rng.integers(0, VOCAB, length).tolist() for length in LENGTHS]
+    return generate(
+        device,
+        tiny_config(model),
+        prompts,
+        dtype=dtype,
+        quantization=scheme,
+        num_tokens=NUM_TOKENS,
+        max_num_batched_tokens=batched_tokens,
+    )
+
+
+def _expected(subject: Subject, model: str, dtype: str, scheme: str | None) -> list[Generated]:
+    """What the reference says, worked out once."""
+    key = GROUP, model, dtype, scheme
+    if key not in subject.oracles:
+        subject.oracles[key] = _generate(subject.reference, model, dtype=dtype, scheme=scheme)
+    known: list[Generated] = subject.oracles[key]
+    return known
+
+
+def _same_tokens(model: str, batch: str, subject: Subject) -> None:
+    expected = _expected(subject, model, "float32", None)
+    got = _generate(subject.device, model, batched_tokens=BATCHES[batch])
+    for prompt, (x, y) in enumerate(zip(got, expected, strict=True)):
+        for at, (token, wanted) in enumerate(zip(x.token_ids, y.token_ids, strict=True)):
+            best, second = sorted(y.best[at].values(), reverse=True)[:2]
+            if best - second < CLOSE:
+                break  # from here on the two may go different ways
+            expect(token == wanted, f"expected {y.token_ids} after prompt {prompt}, got {x.token_ids}")
+
+
+def _close(model: str, dtype: str, scheme: str | None, subject: Subject) -> None:
+    """Of the prompts' own tokens, so that one token chosen otherwise does not change what follows."""
+    expected = _expected(subject, model, "auto" if scheme else "float32", scheme)
+    got = _generate(subject.device, model, dtype=dtype, scheme=scheme)
+    differences = []
+    for x, y in zip(got, expected, strict=True):
+        if set(x.prompt_logprobs) != set(y.prompt_logprobs):
+            raise CheckFailed(f"expected log probabilities at {sorted(y.prompt_logprobs)}, got others")
+        differences += [abs(x.prompt_logprobs[at] - y.prompt_logprobs[at]) for at in y.prompt_logprobs]
+    mean = float(np.mean(differences))
+    expect(mean <= FAST_PATH, f"expected log probabilities within {FAST_PATH} nats in the mean, got {mean:.3f}")
