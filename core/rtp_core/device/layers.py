@@ -65,7 +65,7 @@ class Layers(Compositions):
             return self.communicator.all_reduce(self.moe_layer(h, weights.ffn)), residual
         return self.communicator.all_reduce(self.ffn_layer(h, weights.ffn)), residual
 
-    @composite(4, features=LAYER_FEATURES | {"layer_norm", "moe"})
+    @composite(4, features=BIAS | {"layer_norm", "moe"})
     def encoder_layer(self, x: Buffer, weights: LayerWeights, lengths: tuple[int, ...]) -> Buffer:
         """One post-norm layer without KV: every token sees its whole request. x: [T, E]; lengths sum to T."""
         q, k, v = self.qkv_linear(x, weights.attention)

@@ -97,7 +97,7 @@ class Services:
 
     def upload(self, array: NDArray[Any], tag: str) -> Buffer:
         """A buffer of this device with the contents of a host array."""
-        source = Buffer.borrow(np.ascontiguousarray(array), tag)
+        source = Buffer.borrow(np.asarray(array, order="C"), tag)
         result = self.alloc(source.shape, source.dtype, tag)
         self.copy(result, source)
         return result
