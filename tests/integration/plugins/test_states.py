@@ -131,18 +131,27 @@ def test_a_probe_that_hangs_is_broken_with_the_stack_it_hangs_in(rtp: Run) -> No
     assert "wait_for_ever" in found["output"]
 
 
+# A test run in the background ignores the signal, and its children would too.
+INTERRUPTIBLE = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from rtp_core.cli.main import main
+main()
+"""
+
+
 def test_an_interrupt_ends_the_process_that_probes(environment: Mapping[str, str], tmp_path: Path) -> None:
     told = tmp_path / "told"
     os.mkfifo(told)
     rtp = subprocess.Popen(
-        [sys.executable, "-P", "-m", "rtp_core.cli.main", "devices", "list"],
+        [sys.executable, "-P", "-c", INTERRUPTIBLE, "devices", "list"],
         env={**environment, "RTP_PLUGINS": "hanger", "TOLD_TO": str(told), "RTP_PROBE_SECONDS": "600"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
     pid = int(told.read_text())  # waits until the probe is there
     rtp.send_signal(signal.SIGINT)
-    output, _ = rtp.communicate()
+    output, _ = rtp.communicate(timeout=60)
     assert rtp.returncode == 130, output
     assert not is_running(pid)
 
