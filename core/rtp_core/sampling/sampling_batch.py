@@ -53,8 +53,3 @@ class SamplingBatch:
             uniforms=np.array(uniforms, np.float64),
             num_logprobs=np.array([-1 if s.logprobs is None else s.logprobs for s in sampling], np.int64),
         )
-
-    @property
-    def max_num_logprobs(self) -> int:
-        """The most that any row asks for: -1 where all are off."""
-        return int(self.num_logprobs.max(initial=-1))
