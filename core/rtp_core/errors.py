@@ -11,7 +11,8 @@ RtpError                         what, where, why, and the next command
     ContractError (TypeError)    a plugin breaks the device contract
   PlanError                      the plan is not the one that was locked or required
   OutOfMemoryError (MemoryError) an arena is exhausted; carries its table
-  CacheError (OSError)           the cache folder cannot be written
+  SnapshotError                  a saved memory snapshot cannot be read
+  CacheError (OSError)           the cache folder, or a file that was asked for, cannot be written
   NetworkError                   a download failed
   MemorySpaceError (TypeError)   host access to memory the host cannot address
   DoubleFreeError (RuntimeError) memory was given back twice
@@ -75,15 +76,28 @@ class PlanError(RtpError):
 
 
 class OutOfMemoryError(RtpError, MemoryError):
-    """An arena cannot serve an allocation; `table` lists what holds the memory."""
+    """An arena cannot serve an allocation; `table` lists what holds the memory, `arena` is the one that has it."""
 
-    def __init__(self, what: str, *, table: str = "", where: str = "", why: str = "", hint: str = "") -> None:
+    def __init__(
+        self,
+        what: str,
+        *,
+        table: str = "",
+        arena: object = None,
+        where: str = "",
+        why: str = "",
+        hint: str = "",
+    ) -> None:
         super().__init__(what, where=where, why=why, hint=hint)
-        self.table = table
+        self.table, self.arena = table, arena
+
+
+class SnapshotError(RtpError):
+    """A saved memory snapshot is not there, or lies about itself."""
 
 
 class CacheError(RtpError, OSError):
-    """The cache folder cannot be written."""
+    """The cache folder, or a file that was asked for, cannot be written."""
 
 
 class NetworkError(RtpError):

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         overrides as overrides,
     )
     from rtp_core.device.primitives import ACTIVATIONS as ACTIVATIONS
+    from rtp_core.device.rehearsal import allocated_results as allocated_results, rehearsal_of as rehearsal_of
     from rtp_core.device.services import Communicator as Communicator, Event as Event
     from rtp_core.device.weights import (
         AttentionWeights as AttentionWeights,
@@ -57,7 +58,6 @@ if TYPE_CHECKING:
         OutOfMemoryError as OutOfMemoryError,
         RtpError as RtpError,
     )
-    from rtp_core.memory.arena import Storage as Storage
     from rtp_core.memory.buffer import Buffer as Buffer, Shape as Shape
     from rtp_core.memory.qbuffer import (
         Q4_0 as Q4_0,
@@ -72,6 +72,7 @@ if TYPE_CHECKING:
         Region as Region,
         reserve_host as reserve_host,
     )
+    from rtp_core.memory.storage import Storage as Storage
 
 _NAMES: dict[str, tuple[str, ...]] = {
     "rtp_core.device.attention_batch": (
@@ -104,6 +105,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "overrides",
     ),
     "rtp_core.device.primitives": ("ACTIVATIONS",),
+    "rtp_core.device.rehearsal": ("allocated_results", "rehearsal_of"),
     "rtp_core.device.services": (
         "Communicator",
         "Event",
@@ -126,7 +128,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "OutOfMemoryError",
         "RtpError",
     ),
-    "rtp_core.memory.arena": ("Storage",),
+    "rtp_core.memory.storage": ("Storage",),
     "rtp_core.memory.buffer": (
         "Buffer",
         "Shape",

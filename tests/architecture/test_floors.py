@@ -142,7 +142,7 @@ def test_the_public_face_is_what_api_1_promised() -> None:
         KVLayout LayerWeights Linear Manifest MemorySpace ModelWeights MoeWeights No Norm OPS OutOfMemoryError
         Override PLUGIN_API PRIMITIVES Predicate
         Q4_0 Q4_1 Q8_0 QBuffer QuantScheme Region RopeTables RtpError Shape Signature Storage YES Yes dtypes
-        hookimpl host_memory_info overrides reserve_host
+        allocated_results hookimpl host_memory_info overrides rehearsal_of reserve_host
     """
     assert set(rtp_core.plugin.__all__) == set(promised.split())
     assert all(hasattr(rtp_core.plugin, name) for name in rtp_core.plugin.__all__)

@@ -22,10 +22,10 @@ from rtp_core import dtypes
 from rtp_core.checkpoint.mapped_file import map_file
 from rtp_core.dtypes import DType
 from rtp_core.errors import CheckpointError, UnsupportedModelError
-from rtp_core.memory.arena import Storage
 from rtp_core.memory.buffer import Buffer
 from rtp_core.memory.qbuffer import Q4_0, Q4_1, Q8_0, QBuffer, QuantScheme
 from rtp_core.memory.space import HOST
+from rtp_core.memory.storage import Storage
 
 MAGIC = b"GGUF"
 _VERSIONS = (2, 3)

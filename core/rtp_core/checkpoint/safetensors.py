@@ -18,9 +18,9 @@ from rtp_core import dtypes
 from rtp_core.checkpoint.mapped_file import map_file, parse_json, read_json
 from rtp_core.dtypes import DType
 from rtp_core.errors import CheckpointError, UnsupportedModelError
-from rtp_core.memory.arena import Storage
 from rtp_core.memory.buffer import Buffer
 from rtp_core.memory.space import HOST
+from rtp_core.memory.storage import Storage
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

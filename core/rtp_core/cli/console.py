@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rtp_core.errors import RtpError
@@ -57,6 +58,27 @@ def _put(text: str) -> None:
     except OSError as error:
         discard_stdout()  # or the interpreter would fail on the rest when it ends
         raise OutputError("cannot write standard output", why=error.strerror or str(error)) from error
+
+
+def write_file(path: str, text: str) -> None:
+    """Text to a file, whole or not at all. Raises OutputError where it cannot be written."""
+    partial = Path(path + ".partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise OutputError(f"cannot write {path}", why=error.strerror or str(error)) from error
+
+
+def check_writable(path: str) -> None:
+    """Raises OutputError for a file that could not be written, before there is anything to write."""
+    folder = Path(path).parent
+    if Path(path).is_dir():
+        raise OutputError(f"cannot write {path}", why="it is a folder")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"cannot write {path}", why=f"{folder} is not there, or may not be written")
 
 
 def write_json(document: dict[str, Any]) -> None:

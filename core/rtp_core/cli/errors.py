@@ -6,6 +6,7 @@ import traceback
 
 from rtp_core.cli.console import OutputError, discard_stdout, harmless, plain, stderr
 from rtp_core.cli.exit_code import ExitCode
+from rtp_core.cli.memory_dump import dump
 from rtp_core.errors import (
     CacheError,
     ConfigError,
@@ -16,6 +17,7 @@ from rtp_core.errors import (
     PlanError,
     RequestError,
     RtpError,
+    SnapshotError,
 )
 
 # The first class that an exception is an instance of decides. A RtpError that is not here escaped from our own
@@ -26,6 +28,7 @@ EXIT_CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (ConfigError, ExitCode.USAGE),
     (RequestError, ExitCode.USAGE),
     (ModelError, ExitCode.MODEL),
+    (SnapshotError, ExitCode.MODEL),
     (DeviceError, ExitCode.DEVICE),
     (NetworkError, ExitCode.NETWORK),
     (PlanError, ExitCode.FAILED),
@@ -59,7 +62,8 @@ def report(error: BaseException, *, debug: bool, command: str) -> ExitCode:
             f"this is a bug in rtp: {type(error).__name__}: {error}", hint="run it again with --debug for the traceback"
         )
     elif isinstance(error, RtpError):
-        _show(error.what, where=error.where, why=error.why, hint=error.hint or _hint(error, command))
+        memory = dump(error) if isinstance(error, OutOfMemoryError) else ""
+        _show(error.what, where=error.where, why=error.why, hint=error.hint or _hint(error, command), memory=memory)
     else:
         _show("out of memory", why=str(error), hint="give --max-model-len or --memory-budget a smaller value")
     return code
@@ -78,12 +82,12 @@ def _hint(error: RtpError, command: str) -> str:
     return "rtp models ls" if isinstance(error, ModelError) else "rtp env"
 
 
-def _show(what: str, *, where: str = "", why: str = "", hint: str = "") -> None:
+def _show(what: str, *, where: str = "", why: str = "", hint: str = "", memory: str = "") -> None:
     from rich.text import Text
 
     text = Text()
     text.append("error: ", "bold red").append(plain(what))
-    for label, part in (("where", where), ("why", why), ("try", hint)):
+    for label, part in (("where", where), ("why", why), ("try", hint), ("see", memory)):
         if part:
             text.append(f"\n  {label + ':':<7}", "bold").append(plain(part))
     stderr().print(text, soft_wrap=True)

@@ -11,8 +11,9 @@ import typer
 
 from rtp_core.cli.console import note, write, write_json
 from rtp_core.cli.load import load
-from rtp_core.cli.options import Debug, EngineOptions, Json, option, with_options
-from rtp_core.cli.prompt import read_prompt
+from rtp_core.cli.options import Debug, EngineOptions, Json, with_options
+from rtp_core.cli.prompt import PromptOptions, read_prompt
+from rtp_core.cli.recording import RecordingOptions
 from rtp_core.cli.sampling import SamplingOptions
 from rtp_core.errors import ConfigError
 
@@ -36,22 +37,22 @@ class Completion:
 def generate(
     *,
     prompt: Annotated[str | None, typer.Argument(help="Text, or - for standard input.", show_default=False)] = None,
+    options: PromptOptions,
     engine: EngineOptions,
     sampling: SamplingOptions,
-    raw: Annotated[bool, option("--raw", "Send the text as it is, without the model's chat template.")] = False,
-    system: Annotated[str | None, option("--system", "A system message before the prompt.")] = None,
+    recording: RecordingOptions,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Generate text. It streams to standard output; timings go to standard error."""
-    if raw and system is not None:
-        raise ConfigError("--system with --raw", why="raw text has no messages", hint="put it into the prompt")
-    text = read_prompt(prompt, raw=raw)
+    options.check()
+    text = read_prompt(prompt, raw=options.raw)
     sampling.check()
-    llm, load_s = load(engine)
-    with llm:
+    recording.check()
+    llm, load_s = load(engine, trace_memory=recording.level)
+    with llm, recording.recording(llm):
         params = sampling.params(llm.generation_config, engine.model)
-        token_ids = _token_ids(llm, text, raw=raw, system=system)
+        token_ids = _token_ids(llm, text, options)
         if as_json:
             completion = complete(llm, token_ids, params)
             write_json(_document(llm, engine.model, token_ids, params, completion, load_s))
@@ -98,8 +99,9 @@ def _stream(llm: LLM, token_ids: list[int], params: SamplingParams) -> Completio
     return done
 
 
-def _token_ids(llm: LLM, text: str, *, raw: bool, system: str | None) -> list[int]:
-    if raw or llm.chat_template is None:
+def _token_ids(llm: LLM, text: str, options: PromptOptions) -> list[int]:
+    system = options.system
+    if options.raw or llm.chat_template is None:
         if system is not None:
             raise ConfigError("--system", why="the model has no chat template", hint="put it into the prompt")
         return llm.tokenizer.encode(text)

@@ -12,11 +12,12 @@ from rtp_core.cli.progress import downloading, loading
 
 if TYPE_CHECKING:
     from rtp_core.engine.llm import LLM
+    from rtp_core.memory.tracer import TraceLevel
 
 
-def load(options: EngineOptions) -> tuple[LLM, float]:
+def load(options: EngineOptions, *, trace_memory: TraceLevel = "off") -> tuple[LLM, float]:
     """The model, downloaded if need be, and the seconds that loading took without that. Raises any RtpError."""
-    config = options.config()
+    config = options.config() | {"trace_memory": trace_memory}
     with downloading(options.model) as progress:
         path = hub.resolve(options.model, progress)
     from rtp_core.engine.llm import LLM

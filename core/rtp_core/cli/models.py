@@ -11,10 +11,10 @@ import typer
 
 from rtp_core.checkpoint import hub
 from rtp_core.checkpoint.cache import CachedModel
-from rtp_core.cli.console import plain, write, write_json
+from rtp_core.cli.console import note, plain, write, write_json
 from rtp_core.cli.group import command_group
 from rtp_core.cli.lines import as_columns, as_lines
-from rtp_core.cli.options import Debug, Json
+from rtp_core.cli.options import Debug, Json, LimitOptions, option, with_options
 from rtp_core.errors import ModelError
 
 if TYPE_CHECKING:
@@ -61,12 +61,16 @@ def pull(
 
 
 @app.command("show")
+@with_options
 def show(
+    *,
     name: Annotated[str, typer.Argument(help="A name of `rtp models ls`, or a path.", show_default=False)],
+    device: Annotated[str | None, option("--device", "Say what it would take of this device's memory.")] = None,
+    limits: LimitOptions,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """What a model's files say about it. Nothing is downloaded, and no device is opened."""
+    """What a model's files say about it and, with --device, what it would take of memory. Nothing is downloaded."""
     from rtp_core.checkpoint.opening import open_checkpoint
 
     path = Path(name).expanduser()
@@ -77,7 +81,10 @@ def show(
             hint = f"rtp models pull {name}" if is_known else "rtp models ls"
             raise ModelError(f"no model {name!r}", why="not a path, and not in the cache", hint=hint)
         path = found
-    facts = {"name": name, **_facts(open_checkpoint(path))}
+    checkpoint = open_checkpoint(path)
+    facts = {"name": name, **_facts(checkpoint)}
+    if device is not None:
+        facts["memory"] = _memory(checkpoint, device, limits)
     if as_json:
         write_json(facts)
     else:
@@ -128,6 +135,24 @@ def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
         "generation_config": dict(checkpoint.generation_config),
         "license": _license(checkpoint),
         "config": checkpoint.config.model_dump(mode="json"),
+    }
+
+
+def _memory(checkpoint: Checkpoint, device: str, limits: LimitOptions) -> dict[str, Any]:
+    """What a start with these limits would take, in bytes, and how much context would fit."""
+    from rtp_core.engine.forecast import forecast
+
+    found = forecast(checkpoint, limits.config() | {"device": device}, info=note)
+    need = found.need
+    return {
+        "device": found.device,
+        "weights_bytes": need.weights_bytes,
+        "kv_bytes_per_token": need.kv_token_bytes,
+        "work_space_bytes": need.work_space_bytes,
+        "kv_tokens": found.kv_tokens,
+        "budget_bytes": found.budget_bytes,
+        "fits": found.problem == "",
+        "problem": found.problem or None,
     }
 
 

@@ -6,7 +6,6 @@ A group of options is a dataclass; a command takes it as one parameter and is de
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
 from functools import wraps
@@ -16,15 +15,14 @@ import typer
 
 from rtp_core.checkpoint import hub
 from rtp_core.engine.engine_config import EngineConfig
-from rtp_core.errors import ConfigError
 
 _ENGINE = EngineConfig()
-_UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
 def option(flag: str, help: str, **settings: Any) -> Any:
     """One option; `--max-tokens` can also be given as RTP_MAX_TOKENS."""
-    return typer.Option(flag, help=help, envvar="RTP_" + flag.strip("-").replace("-", "_").upper(), **settings)
+    name = flag.partition("/")[0].strip("-").replace("-", "_").upper()
+    return typer.Option(flag, help=help, envvar=f"RTP_{name}", **settings)
 
 
 def _remember(context: typer.Context, value: bool) -> bool:
@@ -37,14 +35,20 @@ Json = Annotated[bool, option("--json", "One JSON document on standard output.")
 Debug = Annotated[bool, option("--debug", "Show the traceback of an error.", callback=_remember, is_eager=True)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineOptions:
-    """The model, the device, and how the first runs on the second."""
+@dataclass(frozen=True, kw_only=True)
+class PlaceOptions:
+    """Which model, and where it runs."""
 
     model: Annotated[str, option("--model", "A folder, a GGUF file, a name of `rtp models ls`, or repo/id.")] = (
         hub.DEFAULT_MODEL
     )
     device: Annotated[str, option("--device", "auto, kind, kind:index or kind@dist.")] = _ENGINE.device
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitOptions:
+    """In which precision a model runs, and what it may take."""
+
     dtype: Annotated[str, option("--dtype", "auto, float32, bfloat16 or float16.")] = _ENGINE.dtype
     quantization: Annotated[str | None, option("--quantization", "Quantize float weights at load, as q8_0.")] = None
     threads: Annotated[int | None, option("--threads", "Host threads; the device's own choice if not given.")] = None
@@ -56,8 +60,24 @@ class EngineOptions:
         _ENGINE.max_num_batched_tokens
     )
     memory_budget: Annotated[
-        str | None, option("--memory-budget", "Device memory for everything, as 4GiB; half of what is free otherwise.")
+        str | None,
+        option(
+            "--memory-budget",
+            "Device memory: 4GiB, 60% of what is free, or all-2GiB; what is needed, up to half, if not given.",
+        ),
     ] = None
+
+    def config(self) -> dict[str, Any]:
+        """As keyword arguments of EngineConfig. Raises ConfigError for values no engine can have."""
+        options = asdict(self)
+        EngineConfig(**options)
+        return options
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions(LimitOptions, PlaceOptions):
+    """The model, the device, and how the first runs on the second."""
+
     disable_impl: Annotated[
         list[str], option("--disable-impl", "An implementation to leave out of the plan. Repeatable.")
     ] = field(default_factory=list)
@@ -78,7 +98,6 @@ class EngineOptions:
         del options["model"]
         options |= {"disable_impl": tuple(self.disable_impl), "prefer": tuple(self.prefer)}
         options["require"] = comma_separated(self.require)
-        options["memory_budget"] = None if self.memory_budget is None else parse_bytes(self.memory_budget)
         EngineConfig(**options)  # before a long download, not after it
         if self.plan_lock is not None:
             from rtp_core.device.plan_lock import read_plan
@@ -90,18 +109,6 @@ class EngineOptions:
 def comma_separated(text: str) -> tuple[str, ...]:
     """`a,b` as ("a", "b"); spaces and empty names do not count."""
     return tuple(name for name in (part.strip() for part in text.split(",")) if name)
-
-
-def parse_bytes(text: str) -> int:
-    """`4GiB`, `512M`, `1.5GB` or plain bytes as a number of bytes; K, M, G, T alone are powers of 1024.
-
-    Raises ConfigError.
-    """
-    match = re.fullmatch(r"(\d{1,18}(?:\.\d{1,9})?)\s*([KMGT]?)((?<=[KMGT])I?B|B|)", text.strip().upper())
-    if match is None:
-        raise ConfigError(f"bad size {text!r}", why="expected bytes, or a number with KiB, MiB, GiB or TiB")
-    number, unit, suffix = match.groups()
-    return int(float(number) * (1000 if unit and suffix == "B" else 1024) ** _UNITS[unit])
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:

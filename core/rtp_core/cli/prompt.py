@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
+from typing import Annotated
 
-from rtp_core.errors import RequestError
+from rtp_core.cli.options import option
+from rtp_core.errors import ConfigError, RequestError
 
 _USAGE = 'rtp generate "Once upon a time"'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptOptions:
+    """What is around the prompt."""
+
+    raw: Annotated[bool, option("--raw", "Send the text as it is, without the model's chat template.")] = False
+    system: Annotated[str | None, option("--system", "A system message before the prompt.")] = None
+
+    def check(self) -> None:
+        """Raises ConfigError for options that exclude each other."""
+        if self.raw and self.system is not None:
+            raise ConfigError("--system with --raw", why="raw text has no messages", hint="put it into the prompt")
 
 
 def read_prompt(given: str | None, *, raw: bool) -> str:

@@ -13,6 +13,7 @@ from rtp_core.device.op import OpSpec, Override
 from rtp_core.device.services import Communicator
 from rtp_core.errors import ConfigError, ContractError
 from rtp_core.memory.arena import Arena
+from rtp_core.memory.space import Region
 
 MIN_BUDGET = 1 << 20  # bytes: less cannot hold one layer of anything
 
@@ -65,7 +66,7 @@ class Device(Layers):
                 where=info.id,
                 why=f"expected {MIN_BUDGET} to {total}, what it has in all",
             )
-        self.arena = Arena(self.reserve(budget), self.alignment)
+        self.arena = Arena(self.reserve(budget), self.alignment, name=info.id)
 
     def bound(self, implementations: Mapping[str, Callable[..., Any]]) -> Self:
         """This device with some ops served by the given functions; it shares everything else with it."""
@@ -77,6 +78,21 @@ class Device(Layers):
         twin: Self = object.__new__(twin_class)
         twin.__dict__.update(self.__dict__)
         return twin
+
+    def over(self, region: Region) -> Self:
+        """This device with an arena of its own over `region`; it shares everything else with it."""
+        twin: Self = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin.arena = Arena(region, self.alignment, name=self.info.id)
+        return twin
+
+    def rehearsal(self) -> Device | None:
+        """A twin with an arena of its own, whose ops allocate what this device's would and compute nothing.
+
+        Warm-up measures the worst steps with it, before a weight is loaded; copies of integers are made, since ops may
+        plan by them. Whoever asked closes it. None: only running them tells what steps take, and warm-up does.
+        """
+        return None
 
 
 def _collect_ops() -> dict[str, OpSpec]:

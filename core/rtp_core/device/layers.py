@@ -54,16 +54,20 @@ class Layers(Compositions):
     def decoder_layer(
         self, x: Buffer, residual: Buffer | None, weights: LayerWeights, kv: Buffer, batch: AttentionBatch
     ) -> tuple[Buffer, Buffer]:
-        """One pre-norm layer: (x, residual), whose sum is its output. x, residual: [T, E]; None: the first layer."""
+        """One pre-norm layer: (x, residual), whose sum is its output. x, residual: [T, E]; None: the first layer.
+
+        The caller gives up both: results may lie over them.
+        """
         if residual is None:
-            h, residual = self._norm(x, weights.attention_norm), x
+            h, residual, spent = self._norm(x, weights.attention_norm), x, None
         else:
             h, residual = self.add_norm(x, residual, weights.attention_norm)
-        attended = self.communicator.all_reduce(self.attention_layer(h, weights.attention, kv, batch))
-        h, residual = self.add_norm(attended, residual, weights.ffn_norm)
+            spent = x  # its memory serves what comes next: three buffers go through all layers
+        attended = self.communicator.all_reduce(self.attention_layer(h, weights.attention, kv, batch, out=spent))
+        h, residual = self.add_norm(attended, residual, weights.ffn_norm, out=h)
         if isinstance(weights.ffn, MoeWeights):
-            return self.communicator.all_reduce(self.moe_layer(h, weights.ffn)), residual
-        return self.communicator.all_reduce(self.ffn_layer(h, weights.ffn)), residual
+            return self.communicator.all_reduce(self.moe_layer(h, weights.ffn, out=attended)), residual
+        return self.communicator.all_reduce(self.ffn_layer(h, weights.ffn, out=attended)), residual
 
     @composite(4, features=BIAS | {"layer_norm", "moe"})
     def encoder_layer(self, x: Buffer, weights: LayerWeights, lengths: tuple[int, ...]) -> Buffer:

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 from rtp_core.device.op import DeclaredOverride
 from rtp_core.errors import ContractError
 
-PLUGIN_API: tuple[int, int] = (1, 0)  # (major, minor) of the contract that this core serves
+PLUGIN_API: tuple[int, int] = (1, 1)  # (major, minor) of the contract that this core serves
 
 DeviceClass = Literal["accelerator", "cpu", "reference"]
 RANK: dict[str, int] = {"accelerator": 0, "cpu": 1, "reference": 2}  # the order in which `auto` looks

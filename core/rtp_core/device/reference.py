@@ -15,6 +15,7 @@ from rtp_core.device import reference_ops as ops
 from rtp_core.device.device import Device
 from rtp_core.device.manifest import Manifest
 from rtp_core.device.reference_plugin import MANIFEST
+from rtp_core.device.rehearsal import rehearsal_of
 from rtp_core.dtypes import DType
 from rtp_core.errors import ContractError
 from rtp_core.memory.buffer import Buffer, Shape
@@ -25,6 +26,9 @@ class ReferenceDevice(Device):
     """NumPy in host memory."""
 
     manifest: ClassVar[Manifest] = MANIFEST
+
+    def rehearsal(self) -> Device | None:
+        return rehearsal_of(self) if type(self) is ReferenceDevice else None  # a subclass may take more
 
     def gather_rows(
         self, table: Buffer, ids: Buffer, *, dtype: DType | None = None, out: Buffer | None = None

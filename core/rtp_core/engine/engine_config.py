@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from os import PathLike
 
 from rtp_core.errors import ConfigError
+from rtp_core.memory.budget import MemoryBudget
+from rtp_core.memory.tracer import TraceLevel, check_level
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,8 +17,10 @@ class EngineConfig:
 
     device: "auto", kind, kind:index or kind@dist. dtype: "auto" (the device's fast path), "float32" (nothing
     quantized on the way), "bfloat16", "float16". quantization: a scheme for float weights, at load.
-    max_model_len: tokens of prompt and output, default what the model was made for. memory_budget: bytes of
-    device memory for everything. max_num_batched_tokens: tokens of one step over all requests.
+    max_model_len: tokens of prompt and output, default what the model was made for. memory_budget: device memory for
+    everything: bytes, a share of what is free (0.6 or "60%"), or "all-2GiB"; see MemoryBudget. max_num_batched_tokens:
+    tokens of one step over all requests. trace_memory: "tags" keeps every allocation and return, "stacks" also where
+    in the code each comes from.
     disable_impl: names of overrides to leave out of the plan. prefer: "op=impl", to take first where it may serve,
     several of one op in the order given. require: ops that an override must serve. plan_lock: a file with the plan
     that this one must be. features: those of ops that requests may ask for.
@@ -28,7 +32,7 @@ class EngineConfig:
     max_model_len: int | None = None
     max_num_seqs: int = 64
     max_num_batched_tokens: int = 1024
-    memory_budget: int | None = None
+    memory_budget: int | float | str | None = None
     threads: int | None = None
     disable_impl: tuple[str, ...] = ()
     prefer: tuple[str, ...] = ()
@@ -36,12 +40,16 @@ class EngineConfig:
     plan_lock: str | PathLike[str] | None = None
     features: tuple[str, ...] = ()
     allow_device_fallback: bool = False
+    trace_memory: TraceLevel = "off"
 
     def __post_init__(self) -> None:
-        for name in ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "memory_budget", "threads"):
+        for name in ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "threads"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ConfigError(f"{name} is {value!r}", why="expected a whole number of at least 1")
+        if self.memory_budget is not None:
+            MemoryBudget.parse(self.memory_budget)
+        check_level(self.trace_memory)
         if self.dtype not in ("auto", "float32", "bfloat16", "float16"):
             raise ConfigError(f"dtype is {self.dtype!r}", why="expected auto, float32, bfloat16 or float16")
         for name in ("disable_impl", "prefer", "require", "features"):

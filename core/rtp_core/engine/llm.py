@@ -18,6 +18,7 @@ from rtp_core.engine.collector import Collector
 from rtp_core.engine.engine import Progress
 from rtp_core.engine.engine_config import EngineConfig
 from rtp_core.engine.loading import load_engine
+from rtp_core.engine.memory_view import MemoryView
 from rtp_core.errors import ConfigError, ModelError, RequestError
 from rtp_core.request import MAX_SEED, Request, RequestOutput, SamplingParams
 from rtp_core.text.chat_template import render
@@ -55,6 +56,7 @@ class LLM:
         self._loaded = load_engine(
             hub.resolve(model, downloading), EngineConfig(**options), progress=loading, info=info
         )
+        self._memory = MemoryView(self._loaded.device.arena, self._loaded.need, self._loaded.kv_tokens, model)
         self._ids = count()
         self._inboxes: dict[str, deque[Progress]] = {}
 
@@ -69,6 +71,11 @@ class LLM:
     @property
     def plan(self) -> Plan:
         return self._loaded.plan
+
+    @property
+    def memory(self) -> MemoryView:
+        """What the device's memory holds, and held at its peak."""
+        return self._memory
 
     @property
     def config(self) -> ModelConfig:

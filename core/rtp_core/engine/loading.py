@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rtp_core.checkpoint.checkpoint import Checkpoint
 from rtp_core.checkpoint.opening import open_checkpoint
-from rtp_core.config import ModelConfig, check_model_type
+from rtp_core.config import check_model_type
 from rtp_core.device.borrowed import borrowed_notice
 from rtp_core.device.device import Device
-from rtp_core.device.manifest import DeviceConfig
-from rtp_core.device.opening import open_device
-from rtp_core.device.plan import Plan, resolve
+from rtp_core.device.manifest import DeviceConfig, DeviceInfo
+from rtp_core.device.opening import create, find
+from rtp_core.device.plan import Plan
 from rtp_core.device.plan_lock import SavedPlan, check_lock, check_required, read_plan
+from rtp_core.device.weights import ModelWeights
 from rtp_core.engine.engine import Engine
 from rtp_core.engine.engine_config import EngineConfig
-from rtp_core.errors import CheckpointError, ConfigError, ContractError
+from rtp_core.engine.fitting import check_fits, failed_warm_up, kv_blocks
+from rtp_core.engine.memory_need import MemoryNeed, expected_need, work_space_bytes
+from rtp_core.engine.setting import Setting, max_model_len
+from rtp_core.errors import CheckpointError, ContractError, OutOfMemoryError
 from rtp_core.kv.block_manager import BlockManager
-from rtp_core.kv.kv_cache import KVCache, fitting_blocks
-from rtp_core.models.model import MODELS, demand, demand_of_header, load_model
+from rtp_core.kv.kv_cache import KVCache
+from rtp_core.memory.budget import MemoryBudget
+from rtp_core.models.model import MODELS, demand, load_model
 from rtp_core.models.weight_loader import WeightLoader
-from rtp_core.models.weight_reader import Precision
 from rtp_core.runner.model_runner import ModelRunner
 from rtp_core.scheduler.scheduler import Scheduler
-from rtp_core.scheduler.scheduler_config import SchedulerConfig
 from rtp_core.text.tokenizer import Tokenizer
 
 Loading = Callable[[int, int], None]
@@ -42,6 +45,8 @@ class LoadedEngine:
     plan: Plan
     max_model_len: int
     eos_token_ids: frozenset[int]
+    need: MemoryNeed
+    kv_tokens: int  # that the KV cache holds
 
 
 def load_engine(
@@ -58,53 +63,55 @@ def load_engine(
     locked = None if config.plan_lock is None else read_plan(config.plan_lock)
     checkpoint = open_checkpoint(path)
     check_model_type(checkpoint.config.model_type, MODELS, str(path))
-    max_model_len = _max_model_len(checkpoint.config, config.max_model_len)
+    max_model_len(checkpoint.config, config.max_model_len)
     if checkpoint.tokenizer is None:
         raise CheckpointError(
             "the model has no tokenizer", where=str(path), why="expected tokenizer.json or GGUF metadata"
         )
     tokenizer = Tokenizer.from_source(checkpoint.tokenizer)
-    device = open_device(
-        config.device,
-        DeviceConfig(config.threads, config.memory_budget),
-        allow_fallback=config.allow_device_fallback,
-        info=info,
-    )
-    if device.borrowed:
-        info(borrowed_notice(device))
+    device = open_for(config, info)
     try:
-        return _load(checkpoint, tokenizer, device, max_model_len, config, locked, progress)
+        return _load(checkpoint, tokenizer, device, config, locked, progress)
     except BaseException:
         device.close()
         raise
+
+
+def open_for(config: EngineConfig, info: Callable[[str], None]) -> Device:
+    """The device that a config asks for, with its budget and its trace. Raises DeviceError, ConfigError."""
+    plugin, found = find(config.device, allow_fallback=config.allow_device_fallback, info=info)
+    device = create(plugin, found, DeviceConfig(config.threads, _budget(config, found)))
+    if device.borrowed:
+        info(borrowed_notice(device))
+    device.arena.trace(config.trace_memory)
+    return device
+
+
+def _budget(config: EngineConfig, found: DeviceInfo) -> int | None:
+    if config.memory_budget is None:
+        return None
+    return MemoryBudget.parse(config.memory_budget).of(found.memory_free_bytes)
 
 
 def _load(
     checkpoint: Checkpoint,
     tokenizer: Tokenizer,
     device: Device,
-    max_model_len: int,
     config: EngineConfig,
     locked: SavedPlan | None,
     progress: Loading,
 ) -> LoadedEngine:
-    where = str(checkpoint.path)
-    precision = Precision.of(device, config.dtype, config.quantization)
-    plan = _plan(checkpoint, device, precision, config, locked)
-    loader = WeightLoader(device, checkpoint.tensors, precision, where, progress)
-    weights = load_model(checkpoint.config, loader, max_model_len, where)
-    if demand(checkpoint.config, weights) != plan.demand:
-        raise ContractError("prepared weights are not of the scheme they were given in", where=device.info.id)
-    wanted = config.max_num_seqs * max_model_len
-    num_blocks = fitting_blocks(device, checkpoint.config, precision.dtype, wanted)
-    cache = KVCache(device, checkpoint.config, precision.dtype, num_blocks)
-    limits = SchedulerConfig(
-        # Every running request gets a token in every step, so no more of them run than a step has tokens.
-        max_num_seqs=min(config.max_num_seqs, config.max_num_batched_tokens),
-        max_num_batched_tokens=config.max_num_batched_tokens,
-        max_model_len=max_model_len,
-    )
-    scheduler = Scheduler(limits, BlockManager(num_blocks, cache.block_size))
+    setting = Setting.of(checkpoint, device, config)
+    plan = setting.plan(device)
+    check_required(plan, config.require)
+    if locked is not None:
+        check_lock(plan, locked)
+    need = expected_need(device, setting)
+    check_fits(device, setting, need)
+    weights = _load_weights(device, setting, plan, progress)
+    need = _warmed_up(device, setting, plan, weights, need)
+    cache = _kv_cache(device, setting, need)
+    scheduler = Scheduler(setting.limits, BlockManager(cache.num_blocks, cache.block_size))
     engine = Engine(scheduler, ModelRunner(plan, weights, cache), tokenizer)
     eos = frozenset(
         (
@@ -113,30 +120,49 @@ def _load(
             *tokenizer.eos_token_ids,
         )
     )
-    return LoadedEngine(engine, checkpoint, tokenizer, device, plan, max_model_len, eos)
-
-
-def _plan(
-    checkpoint: Checkpoint, device: Device, precision: Precision, config: EngineConfig, locked: SavedPlan | None
-) -> Plan:
-    """The plan, before any weight is read: what is locked or required fails at once."""
-    wanted = demand_of_header(checkpoint.config, checkpoint.header, precision, device.manifest, str(checkpoint.path))
-    plan = resolve(
+    return LoadedEngine(
+        engine,
+        checkpoint,
+        tokenizer,
         device,
-        wanted,
-        disabled=frozenset(config.disable_impl),
-        preferred=config.preferred,
-        dynamic=frozenset(config.features),
+        plan,
+        setting.limits.max_model_len,
+        eos,
+        need,
+        cache.num_blocks * cache.block_size,
     )
-    check_required(plan, config.require)
-    if locked is not None:
-        check_lock(plan, locked)
-    return plan
 
 
-def _max_model_len(config: ModelConfig, asked: int | None) -> int:
-    # Within its window a sliding attention is a full one; beyond it rtp would compute another model.
-    limit = min(config.max_position_embeddings, config.sliding_window or config.max_position_embeddings)
-    if asked is not None and asked > limit:
-        raise ConfigError(f"max_model_len is {asked}", why=f"this model goes up to {limit} tokens")
-    return asked or limit
+def _load_weights(device: Device, setting: Setting, plan: Plan, progress: Loading) -> ModelWeights:
+    device.arena.begin_step("load", {})
+    config, where = setting.checkpoint.config, setting.where
+    with device.arena.lifetime("persistent"):
+        loader = WeightLoader(device, setting.checkpoint.tensors, setting.precision, where, progress)
+        weights = load_model(config, loader, setting.limits.max_model_len, where)
+    if demand(config, weights) != plan.demand:
+        raise ContractError("prepared weights are not of the scheme they were given in", where=device.info.id)
+    return weights
+
+
+def _warmed_up(device: Device, setting: Setting, plan: Plan, weights: ModelWeights, need: MemoryNeed) -> MemoryNeed:
+    """With the weights as they are now, and the work space measured where no rehearsal could tell it."""
+    need = replace(need, weights_bytes=device.arena.stats().persistent_bytes)
+    if need.work_space_bytes is None:
+        device.arena.begin_step("warm-up", {})
+        try:
+            need = replace(need, work_space_bytes=work_space_bytes(device, plan, weights, setting))
+        except OutOfMemoryError as failure:
+            raise failed_warm_up(device, need, failure) from failure
+    check_fits(device, setting, need)
+    return need
+
+
+def _kv_cache(device: Device, setting: Setting, need: MemoryNeed) -> KVCache:
+    """As many blocks as there is room for beside weights and work space."""
+    num_blocks = kv_blocks(setting, need, device.arena.stats().last_hole_bytes)
+    with device.arena.lifetime("persistent"):
+        cache = KVCache(device, setting.checkpoint.config, setting.precision.dtype, num_blocks)
+    device.arena.tracer.kv = cache.grid
+    if setting.config.memory_budget is None and device.space.host_addressable:
+        device.arena.trim(need.work_space_bytes or 0)
+    return cache

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from rtp_core import dtypes
 from rtp_core.config import ModelConfig
 from rtp_core.device.device import Device
 from rtp_core.dtypes import DType
-from rtp_core.errors import OutOfMemoryError
 from rtp_core.memory.buffer import Buffer
+from rtp_core.memory.tracer import KVGrid
 
 
 class KVCache:
@@ -26,9 +28,18 @@ class KVCache:
             blocks = blocks.transpose(0, 1, 2, 4, 3, 5)
         self.layers: tuple[Buffer, ...] = tuple(blocks[:, layer] for layer in range(layers))  # [N, 2, K, B, D] each
 
+        self._device, self._blocks = device, blocks
+
     @property
-    def nbytes(self) -> int:
-        return sum(layer.nbytes for layer in self.layers)
+    def grid(self) -> KVGrid:
+        """Where the blocks are in the device's memory."""
+        nbytes = self._blocks.nbytes // self.num_blocks
+        return KVGrid(self._blocks.address, self.num_blocks, nbytes, self.block_size)
+
+    def clear(self) -> None:
+        """Make all keys and values zero, for who reads them before a model has written any."""
+        for layer in self.layers:
+            self._device.copy(layer, Buffer.borrow(np.zeros(layer.shape, layer.dtype.numpy)))
 
 
 def cache_dtype(device: Device, dtype: DType) -> DType:
@@ -36,27 +47,7 @@ def cache_dtype(device: Device, dtype: DType) -> DType:
     return dtype if device.kv_layout.dtype == "auto" else dtypes.parse(device.kv_layout.dtype)
 
 
-def token_bytes(device: Device, config: ModelConfig, dtype: DType) -> int:
-    """Bytes of one token's k and v in all layers."""
+def block_bytes(device: Device, config: ModelConfig, dtype: DType) -> int:
+    """Bytes of one block: the k and v of its tokens in all layers."""
     per_layer = 2 * config.num_key_value_heads * config.head_dim * cache_dtype(device, dtype).itemsize
-    return config.num_hidden_layers * per_layer
-
-
-def fitting_blocks(device: Device, config: ModelConfig, dtype: DType, wanted_tokens: int) -> int:
-    """How many blocks the cache gets: those for `wanted_tokens`, as far as half of the arena's largest hole goes.
-
-    The other half is the steps' work space. Raises OutOfMemoryError where not even one block fits.
-    """
-    block_size = device.kv_layout.block_size
-    block_bytes = block_size * token_bytes(device, config, dtype)
-    room = device.arena.stats().largest_hole_bytes // 2
-    num_blocks = min(-(-wanted_tokens // block_size), room // block_bytes)
-    if num_blocks < 1:
-        raise OutOfMemoryError(
-            "no room for a KV cache",
-            where=device.info.id,
-            why=f"a block takes {block_bytes} bytes, and {room} are left beside weights and work space",
-            hint="raise --memory-budget",
-            table=device.arena.table(),
-        )
-    return num_blocks
+    return device.kv_layout.block_size * config.num_hidden_layers * per_layer

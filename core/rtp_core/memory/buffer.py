@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from rtp_core import dtypes
 from rtp_core.dtypes import DType
 from rtp_core.errors import ConfigError, MemorySpaceError
-from rtp_core.memory.arena import Storage
 from rtp_core.memory.space import HOST, MemorySpace
+from rtp_core.memory.storage import Storage
 
 Shape = tuple[int, ...]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtp_core.errors import OutOfMemoryError
+
+# More may be reserved than the machine has. The name is there since Python 3.13; the number is Linux's.
+_NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +25,7 @@ class MemorySpace:
 
 
 HOST = MemorySpace("host", host_addressable=True)
+NOWHERE = MemorySpace("nowhere", host_addressable=False)  # of buffers that have a shape and no contents
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,7 +48,7 @@ def reserve_host(nbytes: int) -> Region:
 
     Raises OutOfMemoryError where the system has no such range.
     """
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)  # named since Python 3.13
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE
     try:
         pages = mmap.mmap(-1, nbytes, flags=flags)
     except (OSError, ValueError, OverflowError) as error:

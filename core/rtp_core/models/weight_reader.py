@@ -142,7 +142,7 @@ class WeightReader(ABC):
             raise CheckpointError(f"{len(extra)} unexpected tensors", where=self._where, why=names)
 
     def _vector(self, name: str, size: int) -> Buffer:
-        return self.upload(self._host_vector(name, size), name)
+        return self.upload(self._host_vector(name, size), _of_all_layers(name))
 
     def _host_vector(self, name: str, size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
         return self._take(name, (size,)).numpy().astype(self._precision.dtype.numpy)
@@ -177,6 +177,11 @@ def stored_as(tensor: Buffer, precision: Precision, manifest: Manifest) -> DType
         return scheme
     keeps = precision.keeps_storage and tensor.dtype.name in manifest.dtypes
     return tensor.dtype if keeps else precision.dtype
+
+
+def _of_all_layers(name: str) -> str:
+    """One tag for what each layer has: `model.layers.*.input_layernorm.weight`."""
+    return ".".join("*" if part.isdecimal() else part for part in name.split("."))
 
 
 def _kind(matrix: Buffer) -> str:

@@ -10,13 +10,11 @@ from numpy.typing import NDArray
 
 from rtp_core import dtypes
 from rtp_core.dtypes import DType
-from rtp_core.memory.arena import Storage
 from rtp_core.memory.buffer import Buffer, Shape
 from rtp_core.memory.qbuffer import QBuffer, QuantScheme
-from rtp_core.memory.space import MemorySpace
+from rtp_core.memory.space import NOWHERE
+from rtp_core.memory.storage import Storage
 from rtp_core.models.weight_reader import WeightReader
-
-NOWHERE = MemorySpace("nowhere", host_addressable=False)
 
 
 class WeightSketch(WeightReader):
@@ -33,6 +31,9 @@ class WeightSketch(WeightReader):
         return _outline(tensor.shape, form)
 
     def _prepare(self, matrices: list[Buffer], tag: str) -> Buffer:
+        return self._merged(matrices)
+
+    def _merged(self, matrices: list[Buffer]) -> Buffer:
         first = matrices[0]
         form = first.scheme if isinstance(first, QBuffer) else first.dtype
         return _outline((sum(m.shape[0] for m in matrices), first.shape[1]), form)

@@ -48,6 +48,8 @@ class ModelRunner:
     def _execute(self, batch: ScheduledBatch) -> StepResult:
         features = frozenset[str]().union(*(s.request.features for s in batch.requests))
         ops = self._plan.ops("decode" if batch.num_decode == len(batch.requests) else "prefill", features)
+        blocks = {scheduled.request.request_id: scheduled.block_table for scheduled in batch.requests}
+        ops.arena.begin_step(_phase(batch), blocks, _EXECUTE)
         ends = np.cumsum([s.num_tokens for s in batch.requests])
         yielding = [i for i, s in enumerate(batch.requests) if s.yields_token]
         asked = [i for i, s in enumerate(batch.requests) if _num_prompt_rows(s)]
@@ -105,6 +107,12 @@ class ModelRunner:
             found.update(zip(positions, _logprobs(logits, tokens, np.full(len(tokens), top)), strict=True))
 
 
+def _phase(batch: ScheduledBatch) -> str:
+    if batch.num_decode == len(batch.requests):
+        return "decode"
+    return "mixed" if batch.num_decode else "prefill"
+
+
 def _num_prompt_rows(scheduled: ScheduledRequest) -> int:
     """How many rows of the chunk predict a prompt token whose log probability is asked for."""
     request = scheduled.request
@@ -124,3 +132,6 @@ def _logprobs(
         best = zip(top_ids[row, :k].tolist(), top[row, :k].tolist(), strict=True)
         dicts.append({token_id: float(own[row]), **dict(best)})
     return dicts
+
+
+_EXECUTE = ModelRunner.execute.__code__

@@ -15,11 +15,15 @@ from typing import Any
 
 import numpy as np
 
+from rtp_core.plugin import DeviceConfig, DeviceInfo
 from rtp_cpu._native import ffi, lib
+from rtp_cpu.device import CpuDevice
+from rtp_cpu.isa import available_isas
 
 LAYERS = 30
 SHAPES = [(960, 576), (576, 576), (3072, 576), (576, 1536)]  # [N, K]: qkv, o, gate and up, down
 VOCABULARY = (49152, 576)
+SCRATCH = 64 << 20  # bytes
 Q4_1, Q8_0 = 1, 2
 PLAIN = {Q4_1: (16, True), Q8_0: (32, False)}  # payload bytes of a group, whether it has zeros
 
@@ -52,16 +56,16 @@ def best_of(rounds: int, run: Callable[[], None]) -> float:
 
 
 def main() -> None:
-    isas = ["portable", "avx2", "avx512"]
-    isa = isas.index(sys.argv[1]) if len(sys.argv) > 1 else max(i for i in range(3) if lib.rtp_cpu_isa_available(i))
+    isa = sys.argv[1] if len(sys.argv) > 1 else available_isas()[-1]
     threads = int(sys.argv[2]) if len(sys.argv) > 2 else len(os.sched_getaffinity(0))
-    device = lib.rtp_cpu_device_create(isa, threads)
-    assert device != ffi.NULL, f"{isas[isa]} is not available here"
+    config = DeviceConfig(threads=threads, memory_budget=SCRATCH)
+    opened = CpuDevice(DeviceInfo("cpu:0", isa, SCRATCH, SCRATCH), config, isa)
+    device = opened._native.handle
     rng = np.random.default_rng(0)
     arena = [np.empty(128 << 20, np.uint8)]
     weights = [(Q4_1, n, k, packed_weight(device, Q4_1, n, k, rng, arena)) for _ in range(LAYERS) for n, k in SHAPES]
     weights.append((Q8_0, *VOCABULARY, packed_weight(device, Q8_0, *VOCABULARY, rng, arena)))
-    print(f"{isas[isa]}, {threads} threads")
+    print(f"{isa}, {threads} threads")
     for rows, with_logits in ((1, True), (4, True), (16, True), (512, False)):
         chosen = weights if with_logits else weights[:-1]
         x = rng.standard_normal((rows, 1536)).astype(np.float32)
@@ -88,7 +92,7 @@ def main() -> None:
 
         seconds = best_of(20, product)
         print(f"float32 {rows:4} x 1024 x 1024: {seconds * 1e3:8.3f} ms {rows * 2**21 / seconds / 1e9:7.1f} GFLOP/s")
-    lib.rtp_cpu_device_destroy(device)
+    opened.close()
 
 
 if __name__ == "__main__":

@@ -119,7 +119,6 @@ static int64_t list_items(const int32_t *query_starts, int64_t requests, int64_t
         int64_t queries = (int64_t)query_starts[r + 1] - query_starts[r];
         for (int64_t i = div_up(queries, tile) - 1; i >= 0; i--) {
             for (int64_t h = 0; h < kv_heads; h++, count++) {
-                if (!items) continue;
                 int64_t first = i * tile;
                 items[count] = (item){(int32_t)r, (int32_t)h, (int32_t)first, (int32_t)min64(tile, queries - first)};
             }
@@ -141,12 +140,13 @@ int KERNEL(context_attention)(rtp_cpu_device *device, const rtp_cpu_kv *kv, int 
     }
     if (requests == 0 || heads == 0) return RTP_CPU_OK;
     int64_t group = heads / kv->heads, tile = max64(4, min64(32, TILE_ROWS / group));
-    int64_t padded = div_up(kv->head_dim, NR) * NR, count = list_items(query_starts, requests, kv->heads, tile, NULL);
+    int64_t padded = div_up(kv->head_dim, NR) * NR, tokens = (int64_t)query_starts[requests] - query_starts[0];
+    int64_t most = (tokens / tile + requests) * kv->heads; /* however the tokens are shared out */
     void *items;
-    int status = rtp_pool_reserve(device->pool, count * (int64_t)sizeof(item), &items,
+    int status = rtp_pool_reserve(device->pool, most * (int64_t)sizeof(item), &items,
                                   scratch_floats(tile * group, kv->head_dim, padded) * 4);
     if (status != RTP_CPU_OK) return status;
-    list_items(query_starts, requests, kv->heads, tile, items);
+    int64_t count = list_items(query_starts, requests, kv->heads, tile, items);
     job j = {*kv,       dtype,    out,     q,      block_tables, context_lens, query_starts, table_row, group,
              out_token, out_head, q_token, q_head, padded,       tile * group, scale,        items};
     rtp_pool_run(device->pool, attend_items, &j, count, 1);

@@ -148,7 +148,8 @@ int KERNEL(decode_attention)(rtp_cpu_device *device, const rtp_cpu_kv *kv, int d
     job j = {*kv,      dtype,   out,    q, block_tables, context_lens, table_row, heads, heads / kv->heads, out_token,
              out_head, q_token, q_head, 1, scale,        NULL};
     if (tasks < wanted) j.parts = max64(1, min64(div_up(wanted, tasks), longest / MIN_PART));
-    int64_t kept = j.parts > 1 ? tasks * j.parts * j.group * (kv->head_dim + 2) * 4 : 0;
+    /* Not for these parts, but the most that any number of requests has: memory measured for many must do for few. */
+    int64_t kept = longest / MIN_PART > 1 ? 2 * wanted * j.group * (kv->head_dim + 2) * 4 : 0;
     void *shared;
     int status = rtp_pool_reserve(device->pool, kept, &shared, scratch_floats(j.group, kv->head_dim) * 4);
     if (status != RTP_CPU_OK) return status;

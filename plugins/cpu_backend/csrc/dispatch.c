@@ -21,11 +21,11 @@ static const struct rtp_cpu_kernels *kernels_of(int isa) {
 
 int rtp_cpu_isa_available(int isa) { return kernels_of(isa) != NULL; }
 
-rtp_cpu_device *rtp_cpu_device_create(int isa, int threads) {
+rtp_cpu_device *rtp_cpu_device_create(int isa, int threads, int rehearses, rtp_cpu_scratch scratch, void *context) {
     const struct rtp_cpu_kernels *kernels = kernels_of(isa);
     rtp_cpu_device *device = kernels ? malloc(sizeof *device) : NULL;
     if (!device) return NULL;
-    *device = (rtp_cpu_device){kernels, rtp_pool_create(threads)};
+    *device = (rtp_cpu_device){kernels, rtp_pool_create(threads, rehearses, scratch, context)};
     if (device->pool) return device;
     free(device);
     return NULL;
@@ -36,8 +36,6 @@ void rtp_cpu_device_destroy(rtp_cpu_device *device) {
     rtp_pool_destroy(device->pool);
     free(device);
 }
-
-int64_t rtp_cpu_device_scratch_bytes(const rtp_cpu_device *device) { return rtp_pool_scratch_bytes(device->pool); }
 
 int64_t rtp_cpu_rows16_bytes(int scheme, int64_t n, int64_t k) {
     static const int64_t block_bytes[] = {288, 320, 544}; /* of 16 rows and 32 columns, by scheme; see rows16.h */

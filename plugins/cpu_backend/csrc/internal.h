@@ -47,10 +47,10 @@ struct rtp_cpu_device {
 /* Items [begin, end) of a job, with this thread's own scratch. */
 typedef void (*rtp_task)(void *job, int64_t begin, int64_t end, void *scratch);
 
-rtp_pool *rtp_pool_create(int threads);
+rtp_pool *rtp_pool_create(int threads, int rehearses, rtp_cpu_scratch scratch, void *context);
 void rtp_pool_destroy(rtp_pool *pool);
 int rtp_pool_threads(const rtp_pool *pool);
-int64_t rtp_pool_scratch_bytes(const rtp_pool *pool);
+int rtp_pool_rehearses(const rtp_pool *pool);
 
 /* Every kernel runs between these two, so that one job and one use of the scratch exist at a time. */
 void rtp_pool_lock(rtp_pool *pool);
@@ -60,7 +60,8 @@ void rtp_pool_unlock(rtp_pool *pool);
    Valid until the pool is unlocked. Returns an rtp_cpu_status. */
 int rtp_pool_reserve(rtp_pool *pool, int64_t shared_bytes, void **shared, int64_t thread_bytes);
 
-/* Run task over [0, count), in pieces of `grain` items or more; inline where one piece is all. */
+/* Run task over [0, count), in pieces of `grain` items or more; inline where one piece is all. Not in a rehearsal:
+   what a kernel does outside of its tasks must leave the numbers of its operands alone. */
 void rtp_pool_run(rtp_pool *pool, rtp_task task, void *job, int64_t count, int64_t grain);
 
 #endif

@@ -90,6 +90,10 @@ int KERNEL(top_k)(rtp_cpu_device *device, int dtype, void *values, int32_t *indi
     if (k == 0) return RTP_CPU_OK;
     int status = rtp_pool_reserve(device->pool, 0, NULL, k * 4);
     if (status != RTP_CPU_OK) return status;
+    if (rtp_pool_rehearses(device->pool)) { /* later ops go by the indices: they get some that are there */
+        for (int64_t i = 0; i < rows * k; i++) indices[i] = (int32_t)(i % k);
+        return RTP_CPU_OK;
+    }
     top_job j = {dtype, values, indices, x, cols, k, x_row};
     rtp_pool_run(device->pool, top_rows, &j, rows, grain_for(2 * cols));
     return RTP_CPU_OK;

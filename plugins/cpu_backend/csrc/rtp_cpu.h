@@ -37,16 +37,20 @@ typedef struct rtp_cpu_device rtp_cpu_device;
 /* 1 where `isa` is built in and both the processor and the system support it, else 0. */
 int rtp_cpu_isa_available(int isa);
 
+/* Gives the device's work space: a block of `bytes` bytes at a multiple of 64, in place of the block that it gave
+   before. NULL: none is to be had, and the one before is gone too. Runs inside a call that needs more than there is. */
+typedef void *(*rtp_cpu_scratch)(void *context, int64_t bytes);
+
 /* `threads` counts the caller's. NULL: an ISA that is not available, a bad count, or no memory or threads to be had.
-   One call runs at a time; more callers wait for their turn. */
-rtp_cpu_device *rtp_cpu_device_create(int isa, int threads);
+   One call runs at a time; more callers wait for their turn.
+   A device that rehearses checks its operands and takes its work space as if it had the threads, starts none and
+   computes nothing: of what operands point to it reads positions, ids, slots, block tables and lengths, and it writes
+   the indices of top_k. */
+rtp_cpu_device *rtp_cpu_device_create(int isa, int threads, int rehearses, rtp_cpu_scratch scratch, void *context);
 
-/* Stops the threads. No call may be running. In a forked child, which has no workers, it only frees memory;
-   every other call works there too, on the caller's thread alone. */
+/* Stops the threads and forgets its work space. No call may be running. In a forked child, which has no workers, it
+   only frees memory; every other call works there too, on the caller's thread alone. */
 void rtp_cpu_device_destroy(rtp_cpu_device *device);
-
-/* Bytes of work space that the device holds now: it grows to the largest call and stays. */
-int64_t rtp_cpu_device_scratch_bytes(const rtp_cpu_device *device);
 
 /* ---- element-wise; rows are computed in f32 and stored as `dtype` ---- */
 

@@ -14,6 +14,14 @@
 
 #include "internal.h"
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+enum { GUARD = 64 }; /* bytes after each part of the scratch that nobody may touch */
+#else
+#define ASAN_POISON_MEMORY_REGION(address, bytes) ((void)(address), (void)(bytes))
+enum { GUARD = 0 };
+#endif
+
 #define SPIN_NS 100000 /* longer than what lies between two ops of one step */
 #define PIECES_PER_THREAD 4
 #define CLOSED (1u << 30)
@@ -23,11 +31,6 @@ typedef struct {
     int index;
     pthread_t thread;
 } worker;
-
-typedef struct {
-    char *data;
-    int64_t bytes;
-} block;
 
 struct rtp_pool {
     /* The job. Written by the caller while the gate is closed and nobody is inside. */
@@ -48,8 +51,11 @@ struct rtp_pool {
     int started; /* workers that really exist */
     pid_t owner;
     worker *workers;
-    block shared;
-    block *scratch; /* [threads] */
+    int rehearses;
+    rtp_cpu_scratch give;
+    void *context;
+    char *scratch; /* the shared part, then one a thread; NULL where both are of 0 bytes */
+    int64_t shared_bytes, thread_bytes;
 };
 
 static void pause_cpu(void) {
@@ -66,12 +72,16 @@ static int64_t now_ns(void) {
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
+static void *scratch_of(const rtp_pool *pool, int index) {
+    return pool->scratch ? pool->scratch + pool->shared_bytes + GUARD + index * (pool->thread_bytes + GUARD) : NULL;
+}
+
 static void take_pieces(rtp_pool *pool, int index) {
     for (;;) {
         int64_t begin = atomic_fetch_add_explicit(&pool->next, pool->grain, memory_order_relaxed);
         if (begin >= pool->count) return;
         int64_t end = pool->count - begin < pool->grain ? pool->count : begin + pool->grain;
-        pool->task(pool->job, begin, end, pool->scratch[index].data);
+        pool->task(pool->job, begin, end, scratch_of(pool, index));
     }
 }
 
@@ -117,10 +127,10 @@ static void *work(void *argument) {
 }
 
 void rtp_pool_run(rtp_pool *pool, rtp_task task, void *job, int64_t count, int64_t grain) {
-    if (count <= 0) return;
+    if (count <= 0 || pool->rehearses) return;
     if (grain < 1) grain = 1;
     if (count <= grain || pool->started == 0) {
-        task(job, 0, count, pool->scratch[0].data);
+        task(job, 0, count, scratch_of(pool, 0));
         return;
     }
     int64_t piece = count / ((int64_t)pool->threads * PIECES_PER_THREAD);
@@ -140,46 +150,47 @@ void rtp_pool_run(rtp_pool *pool, rtp_task task, void *job, int64_t count, int64
     }
 }
 
-int rtp_pool_reserve(rtp_pool *pool, int64_t shared_bytes, void **shared, int64_t thread_bytes) {
-    for (int i = -1; i < pool->threads; i++) {
-        block *b = i < 0 ? &pool->shared : &pool->scratch[i];
-        int64_t wanted = i < 0 ? shared_bytes : thread_bytes;
-        if (wanted <= b->bytes) continue;
-        if (wanted > INT64_MAX - 63) return RTP_CPU_OUT_OF_MEMORY;
-        wanted = (wanted + 63) / 64 * 64;
-        free(b->data); /* nothing lives in scratch across calls */
-        b->bytes = 0;
-        b->data = aligned_alloc(64, (size_t)wanted);
-        if (!b->data) return RTP_CPU_OUT_OF_MEMORY;
-        b->bytes = wanted;
-    }
-    if (shared) *shared = pool->shared.data;
+static int64_t larger_in_lines(int64_t a, int64_t b) { return ((a > b ? a : b) + 63) / 64 * 64; }
+
+/* One block holds it all, so that the device's memory has one range of it, in place of which a larger one comes. */
+static int grow(rtp_pool *pool, int64_t shared_bytes, int64_t thread_bytes) {
+    const int64_t most = INT64_MAX / 4;
+    if (shared_bytes > most || thread_bytes > most / pool->threads) return RTP_CPU_OUT_OF_MEMORY;
+    int64_t shared = larger_in_lines(shared_bytes, pool->shared_bytes);
+    int64_t thread = larger_in_lines(thread_bytes, pool->thread_bytes);
+    pool->shared_bytes = pool->thread_bytes = 0;
+    pool->scratch = pool->give(pool->context, shared + GUARD + pool->threads * (thread + GUARD));
+    if (!pool->scratch) return RTP_CPU_OUT_OF_MEMORY;
+    pool->shared_bytes = shared, pool->thread_bytes = thread;
+    for (int i = 0; i <= pool->threads; i++) ASAN_POISON_MEMORY_REGION((char *)scratch_of(pool, i) - GUARD, GUARD);
     return RTP_CPU_OK;
+}
+
+int rtp_pool_reserve(rtp_pool *pool, int64_t shared_bytes, void **shared, int64_t thread_bytes) {
+    int has_room = shared_bytes <= pool->shared_bytes && thread_bytes <= pool->thread_bytes;
+    int status = has_room ? RTP_CPU_OK : grow(pool, shared_bytes, thread_bytes);
+    if (shared) *shared = pool->scratch;
+    return status;
 }
 
 void rtp_pool_lock(rtp_pool *pool) { pthread_mutex_lock(&pool->turn); }
 void rtp_pool_unlock(rtp_pool *pool) { pthread_mutex_unlock(&pool->turn); }
 int rtp_pool_threads(const rtp_pool *pool) { return pool->threads; }
+int rtp_pool_rehearses(const rtp_pool *pool) { return pool->rehearses; }
 
-int64_t rtp_pool_scratch_bytes(const rtp_pool *pool) {
-    int64_t total = pool->shared.bytes;
-    for (int i = 0; i < pool->threads; i++) total += pool->scratch[i].bytes;
-    return total;
-}
-
-rtp_pool *rtp_pool_create(int threads) {
-    if (threads < 1 || threads > 4096) return NULL;
+rtp_pool *rtp_pool_create(int threads, int rehearses, rtp_cpu_scratch scratch, void *context) {
+    if (threads < 1 || threads > 4096 || !scratch) return NULL;
     rtp_pool *pool = aligned_alloc(64, (sizeof *pool + 63) / 64 * 64);
     if (!pool) return NULL;
-    *pool = (rtp_pool){.threads = threads, .owner = getpid()};
+    *pool =
+        (rtp_pool){.threads = threads, .rehearses = rehearses, .give = scratch, .context = context, .owner = getpid()};
     atomic_store(&pool->gate, CLOSED);
     pool->workers = calloc((size_t)threads, sizeof *pool->workers);
-    pool->scratch = calloc((size_t)threads, sizeof *pool->scratch);
     pthread_mutex_init(&pool->turn, NULL);
     pthread_mutex_init(&pool->sleep_mutex, NULL);
     pthread_cond_init(&pool->wake, NULL);
-    int ok = pool->workers && pool->scratch;
-    for (int i = 1; ok && i < threads; i++) {
+    int ok = pool->workers != NULL;
+    for (int i = 1; ok && !rehearses && i < threads; i++) {
         pool->workers[i] = (worker){.pool = pool, .index = i};
         ok = pthread_create(&pool->workers[i].thread, NULL, work, &pool->workers[i]) == 0;
         pool->started += ok;
@@ -199,9 +210,6 @@ void rtp_pool_destroy(rtp_pool *pool) {
         pthread_mutex_destroy(&pool->sleep_mutex);
         pthread_mutex_destroy(&pool->turn);
     }
-    for (int i = 0; pool->scratch && i < pool->threads; i++) free(pool->scratch[i].data);
-    free(pool->shared.data);
-    free(pool->scratch);
     free(pool->workers);
     free(pool);
 }

@@ -1,4 +1,4 @@
-"""The compiled module: cffi's, so what it holds is what csrc/rtp_cpu.h declares."""
+"""The compiled module: cffi's, so what it holds is what csrc/rtp_cpu.h and csrc/build_native.py declare."""
 
 from typing import Any
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from rtp_core.plugin import AttentionBatch, Buffer, Device, dtypes
 from rtp_cpu._native import lib
-from rtp_cpu.native import DTYPES, Native, fail, mismatch, pointer
+from rtp_cpu.native import DTYPES, Native, mismatch, pointer
 from rtp_cpu.views import has_contiguous_rows
 
 
@@ -61,5 +61,5 @@ def _run(
     else:
         status = lib.rtp_cpu_context_attention(native.handle, *tensors, *requests, pointer(part.starts), *sizes, scale)
     if status:
-        fail(status, part.op, q, kv, tables)
+        native.fail(status, part.op, q, kv, tables)
     return out

@@ -7,7 +7,10 @@ other strides by a copy, mixed dtypes by computing in float32, which is exact fo
 from __future__ import annotations
 
 from math import prod
-from typing import ClassVar
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rtp_core.plugin import (
     YES,
@@ -21,26 +24,42 @@ from rtp_core.plugin import (
     Manifest,
     No,
     Norm,
+    OutOfMemoryError,
     QBuffer,
     QuantScheme,
+    Region,
     Shape,
     Signature,
     Yes,
     dtypes,
     overrides,
+    reserve_host,
 )
 from rtp_cpu import attention, matmul, quantized
 from rtp_cpu._native import lib
 from rtp_cpu.manifest import MANIFEST
-from rtp_cpu.native import DTYPES, KINDS, NULL, Native, fail, int64s, mismatch, pointer
+from rtp_cpu.native import DTYPES, KINDS, NULL, Native, int64s, mismatch, pointer
 from rtp_cpu.processor import usable_threads
 from rtp_cpu.views import has_contiguous_rows, rows_of
 
 MAX_COPY_RANK = 6
+REHEARSAL_ROOM = 8  # times the host's memory: what does not fit into the arena shall be measured too
+_INDEX_TYPES = (dtypes.int32, dtypes.int64)
 
 
 def _has_quantized_weights(signature: Signature) -> Yes | No:
     return No("its weights are floats") if signature.scheme == "none" else YES
+
+
+def _addresses(nbytes: int) -> Region:
+    """A region to be touched hardly anywhere: of half the size, and so on, where the system promises no more."""
+    while True:
+        try:
+            return reserve_host(nbytes)
+        except OutOfMemoryError:
+            if nbytes < 1 << 20:
+                raise
+            nbytes //= 2
 
 
 class CpuDevice(Device):
@@ -50,8 +69,14 @@ class CpuDevice(Device):
 
     def __init__(self, info: DeviceInfo, config: DeviceConfig, isa: str) -> None:
         super().__init__(info, config)
-        self._native = Native(isa, usable_threads() if config.threads is None else config.threads)
+        self._native = Native(self, isa, usable_threads() if config.threads is None else config.threads)
         self._handle = self._native.handle
+
+    def rehearsal(self) -> Device:
+        twin = self.over(_addresses(REHEARSAL_ROOM * self.memory_info()[0]))
+        twin._native = Native(twin, self._native.isa, self._native.threads, rehearses=True)
+        twin._handle = twin._native.handle
+        return twin
 
     def close(self) -> None:
         self._native.close()
@@ -59,8 +84,12 @@ class CpuDevice(Device):
     # -- movement ------------------------------------------------------------------------------------------------
 
     def copy(self, dst: Buffer, src: Buffer) -> None:
-        rank = len(src.shape)
-        is_ours = 0 < rank <= MAX_COPY_RANK and dst.shape == src.shape and dst.dtype is src.dtype
+        rank, is_alike = len(src.shape), dst.shape == src.shape and dst.dtype is src.dtype
+        if self._native.rehearses:
+            if not is_alike or src.dtype in _INDEX_TYPES:
+                super().copy(dst, src)
+            return
+        is_ours = is_alike and 0 < rank <= MAX_COPY_RANK
         if not is_ours or dst.storage is src.storage:  # what overlaps, and errors, are the default's
             super().copy(dst, src)
             return
@@ -68,11 +97,16 @@ class CpuDevice(Device):
         if status := lib.rtp_cpu_copy(
             self._handle, src.dtype.itemsize, rank, shape, pointer(dst), to, pointer(src), of
         ):
-            fail(status, "copy", dst, src)
+            self._native.fail(status, "copy", dst, src)
+
+    def download(self, x: Buffer) -> NDArray[Any]:
+        if self._native.rehearses and x.dtype not in _INDEX_TYPES:  # no copy will fill the array
+            return np.zeros(x.shape, x.dtype.numpy)
+        return super().download(x)
 
     def prepare_weight(self, weight: Buffer, tag: str) -> Buffer:
         if isinstance(weight, QBuffer) and weight.layout == "plain":
-            return quantized.prepare(self, self._handle, weight, tag)
+            return quantized.prepare(self, self._native, weight, tag)
         return super().prepare_weight(weight, tag)
 
     def _contiguous(self, x: Buffer) -> Buffer:
@@ -127,7 +161,7 @@ class CpuDevice(Device):
             self._handle, op, DTYPES[a.dtype], pointer(out), pointer(a), pointer(b),
             rows.number, rows.width, to.stride, rows.stride, row, column,
         ):  # fmt: skip
-            fail(status, tag, a, b, out)
+            self._native.fail(status, tag, a, b, out)
         return out
 
     def activation(self, x: Buffer, *, kind: str, out: Buffer | None = None) -> Buffer:
@@ -144,7 +178,7 @@ class CpuDevice(Device):
             self._handle, KINDS[kind], DTYPES[x.dtype], pointer(out), pointer(x),
             rows.number, rows.width, to.stride, rows.stride,
         ):  # fmt: skip
-            fail(status, "activation", x, out)
+            self._native.fail(status, "activation", x, out)
         return out
 
     @overrides("gated_activation", impl="cpu.gated_activation")
@@ -161,7 +195,7 @@ class CpuDevice(Device):
             self._handle, KINDS[kind], DTYPES[x.dtype], pointer(out), pointer(x), pointer(x[:, half:]),
             rows.number, half, to.stride, rows.stride, rows.stride,
         ):  # fmt: skip
-            fail(status, "gated_activation", x, out)
+            self._native.fail(status, "gated_activation", x, out)
         return out
 
     def cast(self, x: Buffer, dtype: DType, *, out: Buffer | None = None) -> Buffer:
@@ -177,7 +211,7 @@ class CpuDevice(Device):
             return out
         codes = DTYPES[dtype], pointer(out), DTYPES[x.dtype], pointer(x)
         if status := lib.rtp_cpu_cast(self._handle, *codes, rows.number, rows.width, to.stride, rows.stride):
-            fail(status, "cast", x, out)
+            self._native.fail(status, "cast", x, out)
         return out
 
     # -- rows ----------------------------------------------------------------------------------------------------
@@ -216,7 +250,7 @@ class CpuDevice(Device):
             self._handle, kind, DTYPES[x.dtype], pointer(out), total, pointer(x), total, *affine, norm.eps,
             rows.number, rows.width, to.stride, total_stride, rows.stride, total_stride,
         ):  # fmt: skip
-            fail(status, "norm", x, weight, bias, out)
+            self._native.fail(status, "norm", x, weight, bias, out)
         return out
 
     def softmax(
@@ -243,7 +277,7 @@ class CpuDevice(Device):
             self._handle, DTYPES[x.dtype], pointer(out), pointer(x), *seen, scale, softcap or 0.0,
             rows.number, rows.width, to.stride, rows.stride, 0 if mask is None else mask.strides[0],
         ):  # fmt: skip
-            fail(status, "softmax", x, mask, out)
+            self._native.fail(status, "softmax", x, mask, out)
         return out
 
     def rope(self, x: Buffer, cos: Buffer, sin: Buffer, positions: Buffer, *, out: Buffer | None = None) -> Buffer:
@@ -259,7 +293,7 @@ class CpuDevice(Device):
             self._handle, DTYPES[x.dtype], pointer(out), pointer(x), pointer(cos), pointer(sin), pointer(positions),
             tokens, heads, head_dim, cos.shape[1], cos.shape[0], *out.strides[:2], *x.strides[:2],
         ):  # fmt: skip
-            fail(status, "rope", x, cos, positions)
+            self._native.fail(status, "rope", x, cos, positions)
         return out
 
     def gather_rows(
@@ -271,7 +305,7 @@ class CpuDevice(Device):
             return self._narrow(self.gather_rows(table, ids, dtype=out.dtype), out)
         ids = self._indices(ids)
         if isinstance(table, QBuffer):
-            return quantized.unpack(self, self._handle, table, ids, out)
+            return quantized.unpack(self, self._native, table, ids, out)
         if not has_contiguous_rows(table):
             table = self._contiguous(table)
         if out.shape != (ids.shape[0], table.shape[1]):
@@ -280,7 +314,7 @@ class CpuDevice(Device):
             self._handle, DTYPES[out.dtype], pointer(out), DTYPES[table.dtype], pointer(table), pointer(ids),
             ids.shape[0], *table.shape, out.strides[0], table.strides[0],
         ):  # fmt: skip
-            fail(status, "gather_rows", table, ids, out)
+            self._native.fail(status, "gather_rows", table, ids, out)
         return out
 
     def top_k(self, x: Buffer, k: int) -> tuple[Buffer, Buffer]:
@@ -290,7 +324,7 @@ class CpuDevice(Device):
         values, indices = self.alloc(shape, x.dtype, "top_k"), self.alloc(shape, dtypes.int32, "top_k")
         results = pointer(values), pointer(indices)
         if status := lib.rtp_cpu_top_k(self._handle, DTYPES[x.dtype], *results, pointer(x), *x.shape, k, x.strides[0]):
-            fail(status, f"top {k}", x)
+            self._native.fail(status, f"top {k}", x)
         return values, indices
 
     # -- matrix products and quantized weights -------------------------------------------------------------------
@@ -309,9 +343,9 @@ class CpuDevice(Device):
         if isinstance(b, QBuffer):
             if not trans_b:
                 raise mismatch("gemm without trans_b", a, b, bias, out)
-            quantized.gemm(self, self._handle, a, b, bias, out)
+            quantized.gemm(self, self._native, a, b, bias, out)
         else:
-            matmul.gemm(self, self._handle, a, b, bias, trans_b, out)
+            matmul.gemm(self, self._native, a, b, bias, trans_b, out)
         return out
 
     @overrides("lm_head", impl="cpu.lm_head", handles={"bias"}, when=_has_quantized_weights)
@@ -320,18 +354,18 @@ class CpuDevice(Device):
         assert isinstance(weight.weight, QBuffer)
         logits = self.alloc((x.shape[0], weight.weight.shape[0]), dtypes.float32, "lm_head")
         x = self._wide(self._contiguous(x))
-        quantized.gemm(self, self._handle, x, weight.weight, weight.bias, logits, levels=2)
+        quantized.gemm(self, self._native, x, weight.weight, weight.bias, logits, levels=2)
         return logits
 
     def quantize(self, x: Buffer, scheme: QuantScheme) -> QBuffer:
-        return quantized.quantize(self, self._handle, self._contiguous(x), scheme)
+        return quantized.quantize(self, self._native, self._contiguous(x), scheme)
 
     def dequantize(self, x: QBuffer, *, dtype: DType, out: Buffer | None = None) -> Buffer:
         if out is None:
             out = self.alloc(x.shape, dtype, "dequantize")
         if not has_contiguous_rows(out):
             return self._narrow(self.dequantize(x, dtype=dtype), out)
-        return quantized.unpack(self, self._handle, x, None, out)
+        return quantized.unpack(self, self._native, x, None, out)
 
     # -- blocked KV ----------------------------------------------------------------------------------------------
 
@@ -345,7 +379,7 @@ class CpuDevice(Device):
             self._handle, self._native.kv(kv), DTYPES[k.dtype], pointer(k), pointer(v), pointer(slots),
             k.shape[0], *k.strides[:2], *v.strides[:2],
         ):  # fmt: skip
-            fail(status, "kv_write", kv, k, slots)
+            self._native.fail(status, "kv_write", kv, k, slots)
 
     def kv_gather(self, kv: Buffer, block_table: Buffer, num_tokens: int) -> tuple[Buffer, Buffer]:
         shape: Shape = (kv.shape[2], num_tokens, kv.shape[4])
@@ -355,7 +389,7 @@ class CpuDevice(Device):
         k, v = self.alloc(shape, kv.dtype, "kv_gather"), self.alloc(shape, kv.dtype, "kv_gather")
         view = self._native.kv(kv)
         if status := lib.rtp_cpu_kv_gather(self._handle, view, pointer(k), pointer(v), pointer(table), num_tokens):
-            fail(status, "kv_gather", kv, table)
+            self._native.fail(status, "kv_gather", kv, table)
         return k, v
 
     @overrides("decoder_self_attention", impl="cpu.decoder_self_attention")

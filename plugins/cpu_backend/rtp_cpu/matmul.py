@@ -8,10 +8,10 @@ from typing import Any
 
 from rtp_core.plugin import Buffer, Device
 from rtp_cpu._native import lib
-from rtp_cpu.native import DTYPES, NULL, fail, int64s, mismatch, pointer
+from rtp_cpu.native import DTYPES, NULL, Native, int64s, mismatch, pointer
 
 
-def gemm(device: Device, handle: Any, a: Buffer, b: Buffer, bias: Buffer | None, trans_b: bool, out: Buffer) -> None:
+def gemm(device: Device, native: Native, a: Buffer, b: Buffer, bias: Buffer | None, trans_b: bool, out: Buffer) -> None:
     """out = a @ b + bias; a and out have contiguous rows and one dtype."""
     m, k = a.shape[-2:]
     n = b.shape[-2 if trans_b else -1]
@@ -30,10 +30,10 @@ def gemm(device: Device, handle: Any, a: Buffer, b: Buffer, bias: Buffer | None,
         raise mismatch("gemm", a, b, bias, out)
     bias_code, bias_pointer = (0, NULL) if bias is None else (DTYPES[bias.dtype], pointer(bias))
     if status := lib.rtp_cpu_gemm(
-        handle, DTYPES[a.dtype], pointer(out), pointer(a), DTYPES[b.dtype], pointer(b), bias_code, bias_pointer,
+        native.handle, DTYPES[a.dtype], pointer(out), pointer(a), DTYPES[b.dtype], pointer(b), bias_code, bias_pointer,
         is_transposed, m, n, k, out.strides[-2], a.strides[-2], b_row, batch, offsets,
     ):  # fmt: skip
-        fail(status, "gemm", a, b, bias, out)
+        native.fail(status, "gemm", a, b, bias, out)
 
 
 def _as_rows(device: Device, b: Buffer, trans_b: bool) -> tuple[Buffer, int, bool]:

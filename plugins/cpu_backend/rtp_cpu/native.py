@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 from rtp_core.plugin import (
     ACTIVATIONS,
     Buffer,
     ConfigError,
+    Device,
     DeviceError,
     DType,
     OutOfMemoryError,
@@ -15,6 +16,7 @@ from rtp_core.plugin import (
 )
 from rtp_cpu._native import ffi, lib
 from rtp_cpu.isa import ISAS
+from rtp_cpu.scratch import Scratch
 
 DTYPES: dict[DType, int] = {
     dtypes.float32: lib.RTP_CPU_F32,
@@ -26,30 +28,42 @@ KINDS: dict[str, int] = {kind: getattr(lib, f"RTP_CPU_{kind.upper()}") for kind 
 
 NULL = ffi.NULL
 _cast, _POINTER = ffi.cast, ffi.typeof("void *")
+_NO_MEMORY = 64  # an address that is nobody's
 KV_VIEWS = 4096  # kept at most: one per layer of every model that is loaded
 
 
 class Native:
-    """Owns the thread pool. `threads` counts the caller's."""
+    """Owns the thread pool and its work space, which is of the device's arena. `threads` counts the caller's.
 
-    def __init__(self, isa: str, threads: int) -> None:
+    One that rehearses has no threads: its calls check operands and take their work space, and compute nothing.
+    """
+
+    def __init__(self, device: Device, isa: str, threads: int, *, rehearses: bool = False) -> None:
         if threads < 1:
             raise ConfigError(f"threads is {threads}", why="expected at least 1")
-        handle = lib.rtp_cpu_device_create(ISAS[isa], threads)
+        self.isa, self.threads, self.rehearses = isa, threads, rehearses
+        self._scratch = Scratch(device)
+        self._context = ffi.new_handle(self._scratch)
+        give = lib.rtp_cpu_give_scratch
+        handle = lib.rtp_cpu_device_create(ISAS[isa], threads, rehearses, give, self._context)
         if handle == NULL:
             raise DeviceError(f"cannot start {threads} threads with {isa} kernels", hint="ask for fewer with --threads")
-        self.isa, self.threads = isa, threads
         self.handle: Any = ffi.gc(handle, lib.rtp_cpu_device_destroy)
         self._kv: dict[Any, Any] = {}
 
     def close(self) -> None:
-        """Stop the threads. Twice is once; no op may follow."""
+        """Stop the threads and give the work space back. Twice is once; no op may follow."""
         ffi.release(self.handle)
+        self._scratch.free()
 
-    @property
-    def scratch_bytes(self) -> int:
-        """Work space that the kernels hold outside the arena."""
-        return int(lib.rtp_cpu_device_scratch_bytes(self.handle))
+    def fail(self, status: int, op: str, *operands: Buffer | None) -> NoReturn:
+        """Raise what a status other than 0 means."""
+        where = f"{op} of {', '.join(repr(x) for x in operands if x is not None)}"
+        if status == lib.RTP_CPU_OUT_OF_MEMORY:
+            raise self._scratch.take_error() or OutOfMemoryError("the work space exceeds any memory", where=where)
+        if status == lib.RTP_CPU_OUT_OF_RANGE:
+            raise DeviceError("an id, position, slot or block lies outside its table", where=where)
+        raise mismatch(op, *operands)
 
     def kv(self, kv: Buffer) -> Any:
         """A cache [N, 2, K, B, D] as the kernels see it; made once for each layer."""
@@ -70,21 +84,12 @@ class Native:
 
 
 def pointer(x: Buffer) -> Any:
-    return _cast(_POINTER, x.address)
+    """Never NULL, which would mean that there is no such operand: a buffer without memory is one, in a rehearsal."""
+    return _cast(_POINTER, x.address or _NO_MEMORY)
 
 
 def int64s(values: tuple[int, ...] | list[int]) -> Any:
     return ffi.new("int64_t[]", values)
-
-
-def fail(status: int, op: str, *operands: Buffer | None) -> None:
-    """Raise what a status other than 0 means."""
-    where = f"{op} of {', '.join(repr(x) for x in operands if x is not None)}"
-    if status == lib.RTP_CPU_OUT_OF_MEMORY:
-        raise OutOfMemoryError("no host memory left for the work space of a kernel", where=where)
-    if status == lib.RTP_CPU_OUT_OF_RANGE:
-        raise DeviceError("an id, position, slot or block lies outside its table", where=where)
-    raise mismatch(op, *operands)
 
 
 def mismatch(op: str, *operands: Buffer | None) -> DeviceError:

@@ -9,7 +9,7 @@ from typing import Any
 
 from rtp_core.plugin import Buffer, ContractError, Device, DeviceError, QBuffer, QuantScheme, dtypes
 from rtp_cpu._native import lib
-from rtp_cpu.native import DTYPES, NULL, SCHEMES, fail, mismatch, pointer
+from rtp_cpu.native import DTYPES, NULL, SCHEMES, Native, mismatch, pointer
 from rtp_cpu.views import rows_of
 
 ROWS16 = "rows16"
@@ -39,19 +39,19 @@ def _plain_parts(device: Device, x: QBuffer) -> tuple[Any, Any, Any, tuple[Buffe
     return pointers[0], pointers[1], pointers[2] if len(parts) > 2 else NULL, tuple(parts)
 
 
-def prepare(device: Device, handle: Any, weight: QBuffer, tag: str) -> QBuffer:
+def prepare(device: Device, native: Native, weight: QBuffer, tag: str) -> QBuffer:
     """A plain weight in layout rows16, under `tag`."""
     code, (n, k) = _code(weight.scheme), weight.shape
     packed = device.alloc((lib.rtp_cpu_rows16_bytes(code, n, k),), dtypes.uint8, tag)
     payload, scales, zeros, _alive = _plain_parts(device, weight)
-    if status := lib.rtp_cpu_rows16_pack(handle, code, pointer(packed), payload, scales, zeros, n, k):
-        fail(status, "prepare_weight", weight)
+    if status := lib.rtp_cpu_rows16_pack(native.handle, code, pointer(packed), payload, scales, zeros, n, k):
+        native.fail(status, "prepare_weight", weight)
     none = Buffer(packed.storage, dtypes.float16, (0,))  # scales and zeros live among the codes
     return QBuffer(weight.scheme, (n, k), packed, none, layout=ROWS16)
 
 
 def gemm(
-    device: Device, handle: Any, a: Buffer, b: QBuffer, bias: Buffer | None, out: Buffer, *, levels: int = 1
+    device: Device, native: Native, a: Buffer, b: QBuffer, bias: Buffer | None, out: Buffer, *, levels: int = 1
 ) -> None:
     """out = a @ b.T + bias, a quantized to int8 on the way, at 2 levels also what the first one leaves of it.
 
@@ -61,21 +61,21 @@ def gemm(
     if a.shape[-1] != k or out.shape != (*a.shape[:-1], n) or (bias is not None and bias.shape != (n,)):
         raise mismatch("gemm", a, b, bias, out)
     if b.layout != ROWS16:
-        b = prepare(device, handle, b, "gemm")
+        b = prepare(device, native, b, "gemm")
     rows, to = rows_of(a), rows_of(out)
     if rows is None or to is None:  # leading axes that are no single stride: one matrix after the other
         for i in range(a.shape[0]):
-            gemm(device, handle, a[i], b, bias, out[i], levels=levels)
+            gemm(device, native, a[i], b, bias, out[i], levels=levels)
         return
     bias_code, bias_pointer = (0, NULL) if bias is None else (DTYPES[bias.dtype], pointer(bias))
     if status := lib.rtp_cpu_gemm_rows16(
-        handle, SCHEMES[b.scheme.name], levels, DTYPES[a.dtype], pointer(out), pointer(a), pointer(b),
+        native.handle, SCHEMES[b.scheme.name], levels, DTYPES[a.dtype], pointer(out), pointer(a), pointer(b),
         bias_code, bias_pointer, rows.number, n, k, to.stride, rows.stride,
     ):  # fmt: skip
-        fail(status, "gemm", a, b, bias, out)
+        native.fail(status, "gemm", a, b, bias, out)
 
 
-def unpack(device: Device, handle: Any, x: QBuffer, ids: Buffer | None, out: Buffer) -> Buffer:
+def unpack(device: Device, native: Native, x: QBuffer, ids: Buffer | None, out: Buffer) -> Buffer:
     """Rows `ids` of x, or all, as numbers in out [T, K], whose rows are contiguous."""
     code, (n, k) = _code(x.scheme), x.shape
     count, chosen = (n, NULL) if ids is None else (ids.shape[0], pointer(ids))
@@ -83,16 +83,16 @@ def unpack(device: Device, handle: Any, x: QBuffer, ids: Buffer | None, out: Buf
         raise mismatch("dequantize", x, ids, out)
     dtype, target, sizes = DTYPES[out.dtype], pointer(out), (chosen, count, n, k, out.strides[0])
     if x.layout == ROWS16:
-        status = lib.rtp_cpu_rows16_unpack(handle, code, dtype, target, pointer(x), *sizes)
+        status = lib.rtp_cpu_rows16_unpack(native.handle, code, dtype, target, pointer(x), *sizes)
     else:
         payload, scales, zeros, _alive = _plain_parts(device, x)
-        status = lib.rtp_cpu_dequantize(handle, code, dtype, target, payload, scales, zeros, *sizes)
+        status = lib.rtp_cpu_dequantize(native.handle, code, dtype, target, payload, scales, zeros, *sizes)
     if status:
-        fail(status, "dequantize", x, ids, out)
+        native.fail(status, "dequantize", x, ids, out)
     return out
 
 
-def quantize(device: Device, handle: Any, x: Buffer, scheme: QuantScheme) -> QBuffer:
+def quantize(device: Device, native: Native, x: Buffer, scheme: QuantScheme) -> QBuffer:
     """x [N, K] without gaps as a plain QBuffer."""
     code, (n, k) = _code(scheme), x.shape
     if k % scheme.group:
@@ -101,9 +101,7 @@ def quantize(device: Device, handle: Any, x: Buffer, scheme: QuantScheme) -> QBu
     payload = device.alloc((n, groups, scheme.payload_bytes), dtypes.uint8, "quantize")
     scales = device.alloc((n, groups), dtypes.float16, "quantize")
     zeros = None if scheme.symmetric else device.alloc((n, groups), dtypes.float16, "quantize")
-    if status := lib.rtp_cpu_quantize(
-        handle, code, DTYPES[x.dtype], pointer(payload), pointer(scales), NULL if zeros is None else pointer(zeros),
-        pointer(x), n, k, k,
-    ):  # fmt: skip
-        fail(status, "quantize", x)
+    parts = pointer(payload), pointer(scales), NULL if zeros is None else pointer(zeros)
+    if status := lib.rtp_cpu_quantize(native.handle, code, DTYPES[x.dtype], *parts, pointer(x), n, k, k):
+        native.fail(status, "quantize", x)
     return QBuffer(scheme, (n, k), payload, scales, zeros)

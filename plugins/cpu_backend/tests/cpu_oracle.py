@@ -1,13 +1,14 @@
-"""NumPy in float64: what the ops mean, and how close a result of some dtype must come."""
+"""NumPy in float64: what the ops mean, and how close a result of some dtype must come. And operands for them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rtp_core.plugin import Buffer, Device, DType, dtypes
+from rtp_core.plugin import AttentionBatch, Buffer, Device, DType, dtypes
 
 Array = NDArray[Any]
 FLOATS = (dtypes.float32, dtypes.float16, dtypes.bfloat16)
@@ -28,6 +29,29 @@ def put(device: Device, array: Array, dtype: DType | None = None) -> Buffer:
     padded = np.zeros((*array.shape[:-1], array.shape[-1] + 3), array.dtype)
     padded[..., : array.shape[-1]] = array
     return device.upload(padded, "test")[(*[slice(None)] * (array.ndim - 1), slice(0, array.shape[-1]))]
+
+
+def batch_of(
+    device: Device, queries: Sequence[int], contexts: Sequence[int], num_decode: int, block: int
+) -> AttentionBatch:
+    """Requests with these numbers of query tokens and context tokens, over blocks in no order."""
+    starts = np.concatenate([[0], np.cumsum(queries)]).astype(np.int32)
+    lengths = np.array(contexts, np.int32)
+    width = max([1, *(-(-c // block) for c in contexts)])
+    order = np.random.default_rng(3).permutation(len(queries) * width)
+    tables = order.reshape(len(queries), width).astype(np.int32)
+    slots, positions = [], []
+    for r, (q, c) in enumerate(zip(queries, contexts, strict=True)):
+        for position in range(c - q, c):
+            positions.append(position)
+            slots.append(tables[r, position // block] * block + position % block)
+    for r, c in enumerate(contexts):
+        tables[r, -(-c // block) :] = 1 << 30  # never to be read
+    up = device.upload
+    return AttentionBatch(
+        num_decode, starts, lengths, up(starts, "starts"), up(lengths, "lengths"), up(tables, "tables"),
+        up(np.array(positions, np.int32), "positions"), up(np.array(slots, np.int32), "slots"),
+    )  # fmt: skip
 
 
 def wide(x: Array) -> Array:

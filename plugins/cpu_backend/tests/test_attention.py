@@ -1,36 +1,11 @@
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
-from cpu_oracle import FLOATS, assert_close, put, rounded, wide
+from cpu_oracle import FLOATS, assert_close, batch_of, put, rounded, wide
 
 from rtp_core.plugin import AttentionBatch, Buffer, Device, DeviceError, DType, dtypes
 
 SCALE = 0.3
 Case = tuple[list[int], list[int], int, int]  # query and context tokens of each request, kv heads, block size
-
-
-def batch_of(
-    device: Device, queries: Sequence[int], contexts: Sequence[int], num_decode: int, block: int
-) -> AttentionBatch:
-    """Requests with these numbers of query tokens and context tokens, over blocks in no order."""
-    starts = np.concatenate([[0], np.cumsum(queries)]).astype(np.int32)
-    lengths = np.array(contexts, np.int32)
-    width = max([1, *(-(-c // block) for c in contexts)])
-    order = np.random.default_rng(3).permutation(len(queries) * width)
-    tables = order.reshape(len(queries), width).astype(np.int32)
-    slots, positions = [], []
-    for r, (q, c) in enumerate(zip(queries, contexts, strict=True)):
-        for position in range(c - q, c):
-            positions.append(position)
-            slots.append(tables[r, position // block] * block + position % block)
-    for r, c in enumerate(contexts):
-        tables[r, -(-c // block) :] = 1 << 30  # never to be read
-    up = device.upload
-    return AttentionBatch(
-        num_decode, starts, lengths, up(starts, "starts"), up(lengths, "lengths"), up(tables, "tables"),
-        up(np.array(positions, np.int32), "positions"), up(np.array(slots, np.int32), "slots"),
-    )  # fmt: skip
 
 
 def cache_of(device: Device, blocks: int, heads: int, block: int, dim: int, dtype: DType, order: str) -> Buffer:

@@ -70,6 +70,15 @@ int32_t *int32s(int64_t count) {
     return p;
 }
 
+void *give_space(void *space, int64_t bytes) {
+    work_space *s = space;
+    free(s->block);
+    s->times++;
+    s->block = s->is_exhausted ? NULL : aligned_alloc(64, (size_t)bytes);
+    s->bytes = s->block ? bytes : 0;
+    return s->block;
+}
+
 void require(int condition, const char *what) {
     if (condition) return;
     fprintf(stderr, "failed: %s\n", what);
@@ -87,20 +96,23 @@ int main(void) {
     static const char *const names[] = {"portable", "avx2", "avx512"};
     require(!rtp_cpu_isa_available(-1) && !rtp_cpu_isa_available(3), "unknown instruction sets are not available");
     require(rtp_cpu_isa_available(RTP_CPU_PORTABLE), "the portable one is everywhere");
-    require(!rtp_cpu_device_create(RTP_CPU_PORTABLE, 0), "no threads, no device");
+    work_space space = {0};
+    require(!rtp_cpu_device_create(RTP_CPU_PORTABLE, 0, 0, give_space, &space), "no threads, no device");
+    require(!rtp_cpu_device_create(RTP_CPU_PORTABLE, 1, 0, NULL, NULL), "no work space, no device");
     rtp_cpu_device_destroy(NULL);
     for (int isa = 0; isa < 3; isa++) {
         if (!rtp_cpu_isa_available(isa)) continue;
         for (int threads = 1; threads <= 3; threads += 2) {
-            rtp_cpu_device *device = rtp_cpu_device_create(isa, threads);
+            rtp_cpu_device *device = rtp_cpu_device_create(isa, threads, 0, give_space, &space);
             require(device != NULL, "create");
             test_elements(device);
             test_matmul(device);
             test_attention(device);
-            require(rtp_cpu_device_scratch_bytes(device) > 0, "work space is counted");
             rtp_cpu_device_destroy(device);
         }
+        test_device(isa);
         printf("%s ok\n", names[isa]);
     }
+    free(space.block);
     return 0;
 }

@@ -32,6 +32,16 @@ int32_t *int32s(int64_t count);
 void expect(const char *what, const tensor *t, int64_t i, double expected, double scale);
 void require(int condition, const char *what);
 
+/* Where the work space of a device comes from: malloc, unless it is exhausted. */
+typedef struct {
+    char *block;
+    int64_t bytes, times; /* of the block, and how often one was asked for */
+    int is_exhausted;
+} work_space;
+
+void *give_space(void *space, int64_t bytes); /* an rtp_cpu_scratch */
+
+void test_device(int isa);
 void test_elements(rtp_cpu_device *device);
 void test_matmul(rtp_cpu_device *device);
 void test_attention(rtp_cpu_device *device);

@@ -70,10 +70,10 @@ static void quantized(rtp_cpu_device *device, int scheme, int levels, int dtype,
         for (int64_t g = 0; g < k / 32; g++) {
             float *x = a.values + i * k + g * 32, top = 0;
             for (int j = 0; j < 32; j++) top = fmaxf(top, fabsf(x[j]));
-            for (int j = 0; j < 32 && top > 0; j++) {
-                double scale = top / 127.0f, coarse = rintf(x[j] * (127.0f / top)) * scale;
-                double fine = rint((x[j] - coarse) / scale * 254) * scale / 254;
-                x[j] = (float)(levels == 2 ? coarse + fine : coarse);
+            for (int j = 0; j < 32 && top > 0; j++) { /* in floats: a tie must fall to the same side */
+                float scale = top / 127.0f, code = rintf(x[j] * (127.0f / top));
+                float fine = rintf(fmaxf(-127, fminf(127, (x[j] - scale * code) / scale * 254.0f)));
+                x[j] = (float)((double)scale * (levels == 2 ? code + (double)fine / 254 : code));
             }
         }
     }

@@ -16,19 +16,15 @@ from rtp_core.plugin import (
     Device,
     DeviceConfig,
     DeviceInfo,
-    DType,
     Manifest,
     MemorySpace,
-    QBuffer,
     Region,
     Shape,
-    dtypes,
+    allocated_results,
 )
 from rtp_test_devices.recorder_plugin import MANIFEST, TOTAL_BYTES
 
 BASE = 1 << 44
-
-Result = tuple[Shape, DType]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,47 +33,6 @@ class Call:
 
     op: str
     operands: dict[str, tuple[Shape, str]]
-
-
-def _like(name: str) -> Callable[[dict[str, Any]], tuple[Result, ...]]:
-    return lambda a: ((a[name].shape, a[name].dtype),)
-
-
-def _kv_gather(a: dict[str, Any]) -> tuple[Result, ...]:
-    _, _, kv_heads, _, dim = a["kv"].shape
-    return (((kv_heads, a["num_tokens"], dim), a["kv"].dtype),) * 2
-
-
-def _top_k(a: dict[str, Any]) -> tuple[Result, ...]:
-    shape = (a["x"].shape[0], a["k"])
-    return (shape, a["x"].dtype), (shape, dtypes.int32)
-
-
-def _quantize(a: dict[str, Any]) -> tuple[Result, ...]:
-    rows, groups = a["x"].shape[0], a["x"].shape[1] // a["scheme"].group
-    scales = ((rows, groups), dtypes.float16)
-    payload = ((rows, groups, a["scheme"].payload_bytes), dtypes.uint8)
-    return (payload, scales) if a["scheme"].symmetric else (payload, scales, scales)
-
-
-# What each primitive would return, from its arguments by name.
-RESULTS: dict[str, Callable[[dict[str, Any]], tuple[Result, ...]]] = {
-    "activation": _like("x"),
-    "add": _like("a"),
-    "cast": lambda a: ((a["x"].shape, a["dtype"]),),
-    "dequantize": lambda a: ((a["x"].shape, a["dtype"]),),
-    "gather_rows": lambda a: (((a["ids"].shape[0], a["table"].shape[1]), a["dtype"] or a["table"].dtype),),
-    "gemm": lambda a: (((*a["a"].shape[:-1], a["b"].shape[-2 if a["trans_b"] else -1]), a["a"].dtype),),
-    "kv_gather": _kv_gather,
-    "kv_write": lambda a: (),
-    "layer_norm": _like("x"),
-    "mul": _like("a"),
-    "quantize": _quantize,
-    "rms_norm": _like("x"),
-    "rope": _like("x"),
-    "softmax": _like("x"),
-    "top_k": _top_k,
-}
 
 
 def _recorded(op: str) -> Callable[..., Any]:
@@ -89,12 +44,7 @@ def _recorded(op: str) -> Callable[..., Any]:
         bound.apply_defaults()
         arguments = bound.arguments
         self._record(op, arguments)
-        if arguments.get("out") is not None:
-            return arguments["out"]
-        results = tuple(self.alloc(shape, dtype, op) for shape, dtype in RESULTS[op](arguments))
-        if op == "quantize":
-            return QBuffer(arguments["scheme"], arguments["x"].shape, *results)
-        return results[0] if len(results) == 1 else results or None
+        return allocated_results(self, op, arguments)
 
     method.__name__, method.__doc__ = op, f"Record a call of {op}."
     method.__signature__ = signature  # type: ignore[attr-defined]
@@ -119,6 +69,9 @@ class RecorderDevice(_Recorded, Device):
 
     def reserve(self, nbytes: int) -> Region:
         return Region(self.space, BASE, nbytes)
+
+    def rehearsal(self) -> Device:
+        return self.over(Region(self.space, BASE, TOTAL_BYTES))
 
     def copy(self, dst: Buffer, src: Buffer) -> None:
         self._record("copy", {"dst": dst, "src": src})

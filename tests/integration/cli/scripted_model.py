@@ -42,8 +42,11 @@ def write_model(folder: Path, **files: Any) -> Path:
 
 
 def on_ref(model: Path) -> list[str]:
-    """Options that run `model` on the reference device, in little memory."""
-    return ["--model", str(model), "--device", "ref", "--dtype", "float32", "--memory-budget", "64MiB"]
+    """Options that run `model` on the reference device. Its attention holds the scores of a whole step at once."""
+    return [
+        *("--model", str(model), "--device", "ref", "--dtype", "float32"),
+        *("--memory-budget", "1GiB", "--max-num-batched-tokens", "256"),
+    ]
 
 
 def command(*arguments: object) -> list[str]:

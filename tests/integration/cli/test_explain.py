@@ -227,7 +227,7 @@ def test_bad_saved_plans_end_with_2(rtp: RunRtp, on_handle: list[str], tmp_path:
 
 
 def test_a_lock_holds_until_the_plan_changes(rtp: RunRtp, model: Path, tmp_path: Path) -> None:
-    run = ["generate", "a", "--model", model, "--device", "handle", "--memory-budget", "64MiB"]
+    run = ["generate", "a", "--model", model, "--device", "handle", "--max-model-len", 64]
     explain = rtp("devices", "explain", "--model", model, "--device", "handle", "--json")
     lock = saved(explain, tmp_path / "plan.json")
     assert rtp(*run, "--plan-lock", lock).exit_code == 0
@@ -255,7 +255,7 @@ def test_a_lock_that_is_no_plan_ends_with_2_before_anything_is_fetched(
 
 
 def test_required_ops_must_be_overridden(rtp: RunRtp, model: Path) -> None:
-    run = ["generate", "a", "--model", model, "--device", "handle", "--memory-budget", "64MiB"]
+    run = ["generate", "a", "--model", model, "--device", "handle", "--max-model-len", 64]
     assert rtp(*run, "--require", "gated_activation").exit_code == 0
     refused = rtp(*run, "--require", "gated_activation, ffn_layer", "--dtype", "bfloat16")
     assert refused.exit_code == 1

@@ -44,7 +44,7 @@ class FailingDevice(ReferenceDevice):
 def failing(monkeypatch: pytest.MonkeyPatch) -> FailingDevice:
     device = FailingDevice(DeviceInfo("acme:0", "test", 1 << 30, 1 << 30), DeviceConfig(memory_budget=64 << 20))
     device._calls, device._error = [], None
-    monkeypatch.setattr(loading, "open_device", lambda *args, **options: device)
+    monkeypatch.setattr(loading, "open_for", lambda config, info: device)
     return device
 
 

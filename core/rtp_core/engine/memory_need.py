@@ -1,0 +1,113 @@
+"""What a model needs of a device's memory within given limits: told before it is loaded, or measured by running."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
+
+from rtp_core.device.device import Device
+from rtp_core.device.plan import Plan
+from rtp_core.device.rehearsal import rehearsal_of
+from rtp_core.device.weights import LayerWeights, ModelWeights
+from rtp_core.engine.setting import Setting
+from rtp_core.engine.worst_steps import worst_steps
+from rtp_core.kv.kv_cache import KVCache, block_bytes
+from rtp_core.memory.buffer import Buffer
+from rtp_core.memory.qbuffer import QBuffer
+from rtp_core.models.model import load_model
+from rtp_core.models.weight_rehearsal import WeightRehearsal
+from rtp_core.runner.model_runner import ModelRunner
+
+_LAYERS_OF_A_KIND = 2  # the second one meets what the first has left; all others are like it
+_MARGIN = 32  # a 32nd more than the worst step: others fragment differently
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryNeed:
+    """In bytes. work_space: of the worst step, with what kernels keep; None where only running the model tells."""
+
+    weights_bytes: int
+    kv_block_bytes: int
+    block_size: int  # tokens
+    work_space_bytes: int | None
+
+    @property
+    def kv_token_bytes(self) -> int:
+        return self.kv_block_bytes // self.block_size
+
+    def kv_bytes(self, num_tokens: int) -> int:
+        """Of the blocks for so many tokens of one request."""
+        return -(-num_tokens // self.block_size) * self.kv_block_bytes
+
+    @property
+    def fixed_bytes(self) -> int:
+        """All but the KV cache."""
+        return self.weights_bytes + (self.work_space_bytes or 0)
+
+
+def expected_need(device: Device, setting: Setting) -> MemoryNeed:
+    """Told by a rehearsal of loading and of the worst steps. Nothing is read, and the device's memory is not touched.
+
+    Where the device does not rehearse its weights are taken to have the sizes they are stored in.
+    """
+    checkpoint, limits = setting.checkpoint, setting.limits
+    twin = device.rehearsal()
+    try:
+        stage = twin or rehearsal_of(device)
+        reader = WeightRehearsal(stage, checkpoint.header, setting.precision, setting.where, prepares=twin is not None)
+        with stage.arena.lifetime("persistent"):
+            weights = load_model(checkpoint.config, reader, limits.max_model_len, setting.where)
+        weights_bytes = stage.arena.stats().persistent_bytes
+        work_space = None if twin is None else work_space_bytes(twin, setting.plan(twin), weights, setting)
+    finally:
+        if twin is not None:
+            twin.close()
+    block = block_bytes(device, checkpoint.config, setting.precision.dtype)
+    return MemoryNeed(weights_bytes, block, device.kv_layout.block_size, work_space)
+
+
+def work_space_bytes(device: Device, plan: Plan, weights: ModelWeights, setting: Setting) -> int:
+    """Run the worst steps on some layers of each kind, and measure how far they reach beyond what is held now.
+
+    A rehearsing device computes nothing. Raises OutOfMemoryError where they do not fit.
+    """
+    layers = tuple(_samples(weights.layers))
+    config = setting.checkpoint.config.model_copy(update={"num_hidden_layers": len(layers)})
+    with device.arena.lifetime("persistent"):
+        cache = KVCache(device, config, weights.dtype, 1)
+        cache.clear()
+    runner = ModelRunner(plan, replace(weights, layers=layers), cache)
+    device.arena.reset_peak()
+    before = device.arena.stats().peak_reach_bytes
+    for features in plan.sheets:
+        for batch in worst_steps(setting.limits, config.vocab_size, cache.block_size, features):
+            runner.execute(batch)
+    reach = device.arena.stats().peak_reach_bytes - before
+    return reach + reach // _MARGIN
+
+
+def _samples(layers: tuple[LayerWeights, ...]) -> Iterator[LayerWeights]:
+    """The first layers of each kind: a step takes as much for more of them."""
+    seen: dict[tuple[Any, ...], int] = {}
+    for layer in layers:
+        kind = tuple(_form(layer))
+        seen[kind] = seen.get(kind, 0) + 1
+        if seen[kind] <= _LAYERS_OF_A_KIND:
+            yield layer
+
+
+def _form(value: Any) -> Iterator[Any]:
+    """Shapes, dtypes, schemes and constants, in order; not contents."""
+    if isinstance(value, Buffer):
+        stored = (value.scheme.name, value.layout) if isinstance(value, QBuffer) else (value.dtype.name,)
+        yield (*value.shape, *stored)
+    elif isinstance(value, tuple):
+        yield len(value)
+        for item in value:
+            yield from _form(item)
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield from _form(getattr(value, field.name))
+    else:
+        yield value

@@ -1,0 +1,45 @@
+"""LLM.memory: what a running engine's memory looks like, now and at its peak."""
+
+from __future__ import annotations
+
+from os import PathLike
+
+from rtp_core.engine.memory_need import MemoryNeed
+from rtp_core.memory.arena import Arena, ArenaStats
+from rtp_core.memory.report.as_text import as_text
+from rtp_core.memory.report.memory_map import MemoryMap
+from rtp_core.memory.snapshot import Snapshot
+from rtp_core.memory.tracer import When
+
+
+class MemoryView:
+    """`need` is what the start was planned with: weights, KV, work space. `kv_tokens`: what the KV cache holds."""
+
+    def __init__(self, arena: Arena, need: MemoryNeed, kv_tokens: int, model: str) -> None:
+        self._arena, self._model = arena, model
+        self.need, self.kv_tokens = need, kv_tokens
+
+    @property
+    def stats(self) -> ArenaStats:
+        """In bytes, now."""
+        return self._arena.stats()
+
+    def table(self, at: When = "now") -> str:
+        """RTP-LLM's table. Raises ConfigError for "oom" where memory never ran out."""
+        return self.map(at).table
+
+    def map(self, at: When = "peak") -> MemoryMap:
+        """Every range, totals by tag, the largest holes. Raises as `table` does."""
+        return MemoryMap.of(self.snapshot(), at)
+
+    def text(self, at: When = "peak", width: int = 100) -> str:
+        """What `rtp mem map` prints. Raises as `table` does."""
+        return as_text(self.map(at), width)
+
+    def snapshot(self) -> Snapshot:
+        """All that is known, as a value: for reports, and to be compared or saved."""
+        return Snapshot.of(self._arena, model=self._model)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write what `rtp mem` reads. Raises CacheError where it cannot be written."""
+        self.snapshot().save(path)

@@ -1,0 +1,62 @@
+"""What an EngineConfig means for one model on one device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rtp_core.checkpoint.checkpoint import Checkpoint
+from rtp_core.config import ModelConfig
+from rtp_core.device.device import Device
+from rtp_core.device.plan import Plan, resolve
+from rtp_core.engine.engine_config import EngineConfig
+from rtp_core.errors import ConfigError
+from rtp_core.models.model import demand_of_header
+from rtp_core.models.weight_reader import Precision
+from rtp_core.scheduler.scheduler_config import SchedulerConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """`path` names the model in errors."""
+
+    checkpoint: Checkpoint
+    config: EngineConfig
+    precision: Precision
+    limits: SchedulerConfig
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, device: Device, config: EngineConfig) -> Setting:
+        """Raises ConfigError for what the model or the device does not have."""
+        limits = SchedulerConfig(
+            # Every running request gets a token in every step, so no more of them run than a step has tokens.
+            max_num_seqs=min(config.max_num_seqs, config.max_num_batched_tokens),
+            max_num_batched_tokens=config.max_num_batched_tokens,
+            max_model_len=max_model_len(checkpoint.config, config.max_model_len),
+        )
+        return cls(checkpoint, config, Precision.of(device, config.dtype, config.quantization), limits)
+
+    @property
+    def where(self) -> str:
+        return str(self.checkpoint.path)
+
+    def plan(self, device: Device) -> Plan:
+        """Resolved from the checkpoint's header: no weight is read."""
+        config = self.config
+        return resolve(
+            device,
+            demand_of_header(
+                self.checkpoint.config, self.checkpoint.header, self.precision, device.manifest, self.where
+            ),
+            disabled=frozenset(config.disable_impl),
+            preferred=config.preferred,
+            dynamic=frozenset(config.features),
+        )
+
+
+def max_model_len(config: ModelConfig, asked: int | None) -> int:
+    """Tokens of prompt and output. Raises ConfigError for more than the model goes up to."""
+    # Within its window a sliding attention is a full one; beyond it rtp would compute another model.
+    limit = min(config.max_position_embeddings, config.sliding_window or config.max_position_embeddings)
+    if asked is not None and asked > limit:
+        raise ConfigError(f"max_model_len is {asked}", why=f"this model goes up to {limit} tokens")
+    return asked or limit

@@ -1,0 +1,1 @@
+"""Reports over a memory snapshot: for terminals, browsers and other tools."""

@@ -1,0 +1,162 @@
+"""What is kept of the past: sites, stacks, steps, events, and the moments of the peak and of exhaustion."""
+
+from __future__ import annotations
+
+import pytest
+
+from rtp_core.errors import ConfigError, OutOfMemoryError
+from rtp_core.memory import tracer as tracing
+from rtp_core.memory.arena import Arena
+from rtp_core.memory.space import MemorySpace, Region
+from rtp_core.memory.storage import Storage
+from rtp_core.memory.tracer import check_level
+
+UNIT = 64
+
+
+@pytest.fixture
+def arena() -> Arena:
+    return Arena(Region(MemorySpace("imaginary:0", host_addressable=False), 1 << 40, 100 * UNIT))
+
+
+def tags(arena: Arena, when: tracing.When) -> list[str]:
+    """Of all that was held, in address order."""
+    moment = arena.moment(when)
+    assert moment is not None
+    return [arena.tracer.sites[held.site].tag for _, held in sorted(moment.held.items())]
+
+
+def test_the_peak_is_kept_as_it_was_however_much_comes_and_goes_after_it(arena: Arena) -> None:
+    weights = arena.allocate(10 * UNIT, "weights")
+    first, second = arena.allocate(30 * UNIT, "first"), arena.allocate(20 * UNIT, "second")
+    del first
+    third = arena.allocate(25 * UNIT, "third")  # five less than the peak
+    assert tags(arena, "peak") == ["weights", "first", "second"]
+    assert tags(arena, "now") == ["weights", "third", "second"]
+    del second, third
+    assert tags(arena, "peak") == ["weights", "first", "second"]
+    fourth = arena.allocate(60 * UNIT, "fourth")
+    assert tags(arena, "peak") == ["weights", "fourth"] == tags(arena, "now")
+    del weights, fourth
+
+
+def test_the_peak_is_the_highest_also_when_it_is_reached_in_a_rise_that_goes_on(arena: Arena) -> None:
+    held = [arena.allocate(UNIT, f"rung {i}") for i in range(5)]
+    held[2].free()
+    held += [arena.allocate(2 * UNIT, "top")]
+    assert len(tags(arena, "peak")) == 5
+    assert "rung 2" not in tags(arena, "peak")
+
+
+def test_exhaustion_is_a_moment_of_its_own_with_what_was_asked(arena: Arena) -> None:
+    assert arena.moment("oom") is None
+    weights = arena.allocate(90 * UNIT, "weights")
+    with pytest.raises(OutOfMemoryError) as caught:
+        arena.allocate(11 * UNIT, "logits")
+    assert caught.value.arena is arena
+    weights.free()
+    moment = arena.moment("oom")
+    assert moment is not None
+    assert moment.asked == (11 * UNIT, "logits")
+    assert tags(arena, "oom") == ["weights"]
+
+
+def test_a_trace_is_a_tag_and_with_stacks_also_the_place_in_the_code(arena: Arena) -> None:
+    def one() -> Storage:
+        return arena.allocate(UNIT, "gemm")
+
+    def other() -> Storage:
+        return arena.allocate(UNIT, "gemm")
+
+    held = [one(), other()]
+    assert [site.tag for site in arena.tracer.sites] == ["gemm"]
+    assert arena.tracer.sites[0].frames == ()
+    arena.trace("stacks")
+    for _ in range(3):  # one line, three times
+        held += [one(), other()]
+    sites = arena.tracer.sites[1:]
+    assert [site.tag for site in sites] == ["gemm", "gemm"]
+    assert [site.frames[0].function.rpartition(".")[2] for site in sites] == ["one", "other"]
+    for site, function in zip(sites, (one, other), strict=True):
+        assert site.frames[0].file == __file__
+        assert site.frames[0].line == function.__code__.co_firstlineno + 1
+        assert site.frames[1].function.startswith("test_a_trace_is")
+
+
+def test_stacks_are_told_apart_up_to_the_frame_that_began_the_step_and_shown_whole(arena: Arena) -> None:
+    def step(work: int) -> Storage:
+        arena.begin_step("decode", {}, step.__code__)
+        return arena.allocate(UNIT, f"work {work % 1}")
+
+    def caller() -> Storage:
+        return step(1)
+
+    arena.trace("stacks")
+    held = [step(0), caller()]
+    assert len(arena.tracer.sites) == 1, "what is above the step is the same in every step"
+    assert arena.tracer.sites[0].frames[0].function.endswith(".step")
+    assert len(arena.tracer.sites[0].frames) > 3
+    del held
+
+
+def test_events_are_kept_from_the_first_on_and_what_was_there_before_opens_them(arena: Arena) -> None:
+    before = arena.allocate(UNIT, "before")
+    gone = arena.allocate(UNIT, "gone")
+    del gone
+    arena.trace("tags")
+    during = arena.allocate(2 * UNIT, "during")
+    address = during.address
+    del during
+    after = arena.allocate(2 * UNIT, "after")
+    names = [(arena.tracer.sites[site].tag, nbytes) for _, _, nbytes, site in arena.tracer.events if nbytes]
+    assert names == [("before", UNIT), ("during", 2 * UNIT), ("after", 2 * UNIT)]
+    returned = [at for _, at, nbytes, _ in arena.tracer.events if nbytes == 0]
+    assert returned == [address]
+    times = [time for time, *_ in arena.tracer.events]
+    assert times == sorted(times)
+    arena.trace("off")
+    count = len(arena.tracer.events)
+    del before, after
+    arena.stats()
+    assert len(arena.tracer.events) == count
+
+
+def test_the_ring_forgets_the_oldest_events(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracing, "MAX_EVENTS", 8)
+    small = Arena(Region(MemorySpace("imaginary:0", host_addressable=False), 1 << 40, 100 * UNIT))
+    small.trace("tags")
+    held = [small.allocate(UNIT, f"n{i}") for i in range(20)]
+    assert [small.tracer.sites[site].tag for *_, site in small.tracer.events] == [f"n{i}" for i in range(12, 20)]
+    del held
+
+
+def test_past_so_many_stacks_allocations_count_under_their_tag(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracing, "MAX_SITES", 2)
+    arena.trace("stacks")
+    held = [arena.allocate(UNIT, "a"), arena.allocate(UNIT, "a"), arena.allocate(UNIT, "a"), arena.allocate(UNIT, "a")]
+    held += [arena.allocate(UNIT, "a") for _ in range(5)]
+    assert len(arena.tracer.sites) == 3
+    assert arena.tracer.sites[2].path == ()
+    assert {site.tag for site in arena.tracer.sites} == {"a"}
+    del held
+
+
+def test_allocations_belong_to_the_step_in_which_they_are_made(arena: Arena) -> None:
+    weights = arena.allocate(UNIT, "weights")
+    arena.begin_step("prefill", {"request-0": (3, 4)})
+    hidden = arena.allocate(UNIT, "hidden")
+    arena.begin_step("decode", {"request-0": (3, 4), "request-1": (5,)})
+    moment = arena.moment("now")
+    assert moment is not None
+    assert [held.step for _, held in sorted(moment.held.items())] == [0, 1]
+    assert [(step.number, step.phase, list(step.blocks)) for step in arena.tracer.steps] == [
+        (0, "open", []),
+        (1, "prefill", ["request-0"]),
+        (2, "decode", ["request-0", "request-1"]),
+    ]
+    del weights, hidden
+
+
+def test_levels_that_there_are_not_are_an_error() -> None:
+    with pytest.raises(ConfigError, match="trace_memory is 'all': expected off, tags, stacks"):
+        check_level("all")
