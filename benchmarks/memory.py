@@ -2,9 +2,8 @@
 
     python benchmarks/memory.py [--model MODEL] [--device DEVICE]
 
-Prints one JSON document; ends with 1 where a bound is not kept. The cost of a trace in a step is the cost that it adds
-to an allocation times their number; `step_ratio`, of whole steps with and without it in turn, says less on a machine
-that others use too.
+Prints one JSON document; ends with 1 where a bound is not kept. What a trace adds to a decode step is measured on steps
+that are rehearsed (no kernels, so nothing hides it), and compared with a step that is not. For devices that rehearse.
 """
 
 from __future__ import annotations
@@ -19,14 +18,21 @@ from statistics import median
 from rtp_core import LLM, SamplingParams
 from rtp_core.checkpoint import hub
 from rtp_core.checkpoint.opening import open_checkpoint
+from rtp_core.device.device import Device
 from rtp_core.device.manifest import DeviceConfig
 from rtp_core.device.opening import open_device
 from rtp_core.engine.engine_config import EngineConfig
 from rtp_core.engine.memory_need import expected_need
 from rtp_core.engine.setting import Setting
+from rtp_core.kv.kv_cache import KVCache
 from rtp_core.memory.arena import Arena
 from rtp_core.memory.space import NOWHERE, Region
 from rtp_core.memory.tracer import TraceLevel
+from rtp_core.models.model import load_model
+from rtp_core.models.weight_rehearsal import WeightRehearsal
+from rtp_core.request import Request
+from rtp_core.runner.model_runner import ModelRunner
+from rtp_core.scheduled_batch import ScheduledBatch, ScheduledRequest
 
 MAX_PAIR_US = 3.0  # with tags and ids
 MAX_SHARE = {"tags": 0.01, "stacks": 0.05}  # of a decode step
@@ -34,65 +40,83 @@ MAX_WARM_UP_S = 0.3
 LEVELS: tuple[TraceLevel, ...] = ("off", "tags", "stacks")
 WEIGHTS = 300  # allocations that stay
 PAIRS = 20_000
-DEPTH = 12  # frames between an allocation and the step that it belongs to
-ROUNDS = 9
-TOKENS = 48  # decoded in a round
+ROUNDS = 15
+TOKENS = 40  # decoded in a round
+TURNS, STEPS_OF_A_TURN = 150, 4
+BATCH, CONTEXT = 1, 64
 
 
 def pair_us(level: TraceLevel) -> float:
-    """Microseconds of an allocation and its return, two at a time, as a layer makes them; the best of some rounds."""
+    """Microseconds of an allocation and its return, two at a time, as a layer makes them."""
     arena = Arena(Region(NOWHERE, 1 << 40, 1 << 32))
     arena.trace(level)
     held = [arena.allocate(100_000, f"weight {i}") for i in range(WEIGHTS)]
-
-    def pairs() -> float:
+    times = []
+    for _ in range(ROUNDS):
         start = time.perf_counter()
         for _ in range(PAIRS):
             first, second = arena.allocate(4096, "gemm"), arena.allocate(8192, "norm")
             del first, second
-        return (time.perf_counter() - start) / PAIRS / 2 * 1e6
-
-    def deeper(depth: int) -> float:
-        return deeper(depth - 1) if depth else pairs()
-
-    def step() -> float:
-        arena.begin_step("decode", {}, step.__code__)
-        return deeper(DEPTH - 2)
-
-    best = min(step() for _ in range(ROUNDS))
+        times.append((time.perf_counter() - start) / PAIRS / 2 * 1e6)
     assert len(held) == WEIGHTS
-    return best
+    return median(times)
 
 
-def decode_steps(llm: LLM) -> tuple[dict[TraceLevel, float], float]:
-    """Seconds of a decode step of one request under each level, in turn; and allocations in a step."""
-    params = SamplingParams(temperature=0, max_tokens=TOKENS, ignore_eos=True)
-    arena, times = llm.device.arena, {level: [] for level in LEVELS}
+def rehearsed_steps(device: Device, setting: Setting) -> tuple[dict[TraceLevel, float], float]:
+    """Seconds that each level adds to a decode step, without its kernels; and the allocations of a step.
+
+    All that a trace adds is in Python, and shows here most. Medians of differences between neighbours.
+    """
+    twin = device.rehearsal()
+    if twin is None:
+        sys.exit(f"{device.info.id} does not rehearse")
+    reader = WeightRehearsal(twin, setting.checkpoint.header, setting.precision, setting.where, prepares=True)
+    with twin.arena.lifetime("persistent"):
+        weights = load_model(setting.checkpoint.config, reader, CONTEXT + 1, setting.where)
+        cache = KVCache(twin, setting.checkpoint.config, weights.dtype, 4)
+    runner = ModelRunner(setting.plan(twin), weights, cache)
+    table = (0,) * -(-CONTEXT // cache.block_size)
+    sampling = SamplingParams(temperature=0)
+    requests = [
+        Request(request_id=str(i), prompt_token_ids=(1,) * CONTEXT, sampling=sampling, seed=0) for i in range(BATCH)
+    ]
+    batch = ScheduledBatch(tuple(ScheduledRequest(r, CONTEXT - 1, 1, table) for r in requests), (), BATCH, BATCH)
+    times: dict[TraceLevel, list[float]] = {level: [] for level in LEVELS}
     made = 0.0
-    for _ in range(ROUNDS):
+    for _ in range(TURNS):
         for level in LEVELS:
-            arena.trace(level)
-            arena.tracer.events.clear()
-            ticks = [time.perf_counter() for progress in llm.stream([1] * 8, params) if progress.token_id is not None]
-            times[level].append(median(b - a for a, b in pairwise(ticks)))
-            if level == "tags":
-                made = sum(event[2] > 0 for event in arena.tracer.events) / TOKENS
-    return {level: median(found) for level, found in times.items()}, made
-
-
-def warm_up_s(path: str, device_name: str) -> float | None:
-    """Seconds of what a start does to know its memory, None where the device has to run the model for it."""
-    device = open_device(device_name, DeviceConfig())
-    try:
-        setting = Setting.of(open_checkpoint(hub.resolve(path)), device, EngineConfig(device=device_name))
-        times = []
-        for _ in range(ROUNDS):
+            twin.arena.trace(level)
+            twin.arena.tracer.ring.clear()
             start = time.perf_counter()
-            need = expected_need(device, setting)
-            times.append(time.perf_counter() - start)
-        return None if need.work_space_bytes is None else median(times)
-    finally:
-        device.close()
+            for _ in range(STEPS_OF_A_TURN):
+                runner.execute(batch)
+            times[level].append((time.perf_counter() - start) / STEPS_OF_A_TURN)
+            if level == "tags":
+                made = sum(event.nbytes > 0 for event in twin.arena.tracer.events) / STEPS_OF_A_TURN
+    twin.close()
+    return {
+        level: median(some - none for some, none in zip(times[level], times["off"], strict=True)) for level in LEVELS
+    }, made
+
+
+def decode_step_s(llm: LLM) -> float:
+    """Seconds of a decode step with its kernels, and without a trace."""
+    params = SamplingParams(temperature=0, max_tokens=TOKENS, ignore_eos=True)
+    times = []
+    for _ in range(ROUNDS):
+        ticks = [time.perf_counter() for progress in llm.stream([1] * 8, params) if progress.token_id is not None]
+        times.append(median(b - a for a, b in pairwise(ticks)))
+    return median(times)
+
+
+def warm_up_s(device: Device, setting: Setting) -> float:
+    """Seconds of what a start does to know its memory."""
+    times = []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        expected_need(device, setting)
+        times.append(time.perf_counter() - start)
+    return median(times)
 
 
 def main() -> None:
@@ -103,20 +127,23 @@ def main() -> None:
 
     pairs = {level: pair_us(level) for level in LEVELS}
     with LLM(asked.model, device=asked.device) as llm:
-        steps, made = decode_steps(llm)
-    shares = {level: made * (pairs[level] - pairs["off"]) * 1e-6 / steps["off"] for level in LEVELS[1:]}
-    warm_up = warm_up_s(asked.model, asked.device)
+        step = decode_step_s(llm)
+    device = open_device(asked.device, DeviceConfig())
+    setting = Setting.of(open_checkpoint(hub.resolve(asked.model)), device, EngineConfig(device=asked.device))
+    added, made = rehearsed_steps(device, setting)
+    warm_up = warm_up_s(device, setting)
+    device.close()
+    shares = {level: added[level] / step for level in LEVELS[1:]}
     found = {
         "pair_us": pairs,
+        "decode_step_ms": step * 1e3,
         "allocations_per_decode_step": made,
-        "decode_step_ms": {level: seconds * 1e3 for level, seconds in steps.items()},
-        "step_share": {"allocations": made * pairs["off"] * 1e-6 / steps["off"], **shares},
-        "step_ratio": {level: steps[level] / steps["off"] for level in LEVELS[1:]},
+        "share_of_decode_step": {"allocations": made * pairs["off"] * 1e-6 / step, **shares},
         "warm_up_s": warm_up,
     }
     print(json.dumps(found, indent=2))
     is_kept = pairs["tags"] <= MAX_PAIR_US and all(shares[level] <= MAX_SHARE[level] for level in shares)
-    sys.exit(0 if is_kept and (warm_up is None or warm_up <= MAX_WARM_UP_S) else 1)
+    sys.exit(0 if is_kept and warm_up <= MAX_WARM_UP_S else 1)
 
 
 if __name__ == "__main__":

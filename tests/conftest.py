@@ -6,11 +6,14 @@ import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+from weakref import WeakSet
 
 import pytest
 
 from rtp_core.checkpoint import hub
 from rtp_core.device.reference import ReferenceDevice
+from rtp_core.memory.arena import Arena
 from rtp_core.plugin import Device, DeviceConfig, DeviceInfo
 from rtp_test_devices.handle import HandleDevice
 from rtp_test_devices.recorder import RecorderDevice
@@ -20,6 +23,16 @@ DEVICE_BUDGET = 64 << 20  # bytes
 MakeDevice = Callable[..., Device]
 
 _failed = pytest.StashKey[bool]()
+_arenas: WeakSet[Arena] = WeakSet()
+_init = Arena.__init__
+
+
+def _noting_init(arena: Arena, *args: Any, **options: Any) -> None:
+    _init(arena, *args, **options)
+    _arenas.add(arena)
+
+
+Arena.__init__ = _noting_init  # type: ignore[method-assign]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -28,6 +41,19 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if report.failed:
         item.stash[_failed] = True
     return report
+
+
+@pytest.fixture(autouse=True)
+def _steps_give_back_what_they_take(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After every test the arenas hold no more for steps than before it: what is left is weights, KV and kernels'."""
+    before = {id(arena): arena.stats().public_bytes for arena in _arenas}
+    yield
+    if request.node.stash.get(_failed, False):
+        return  # the traceback of a failed test still holds its buffers
+    if any(arena.stats().public_bytes > before.get(id(arena), 0) for arena in _arenas):
+        gc.collect()  # what only a cycle holds is no leak; looking for it after every test would be slow
+    for arena in _arenas:
+        assert arena.stats().public_bytes <= before.get(id(arena), 0), f"{arena.name} leaks:\n{arena.table()}"
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from time import perf_counter_ns
 from types import CodeType
 
 import numpy as np
@@ -25,7 +26,7 @@ from rtp_core.memory.holes import Holes
 from rtp_core.memory.space import MemorySpace, Region
 from rtp_core.memory.storage import Storage
 from rtp_core.memory.table import memory_table
-from rtp_core.memory.tracer import Event, Held, Lifetime, Moment, TraceLevel, Tracer, When
+from rtp_core.memory.tracer import NO_TIME, Held, HeldRow, Lifetime, Moment, TraceLevel, Tracer, When
 
 _PUBLIC: Lifetime = "public"
 _LARGEST_HOLDERS = 3  # named in an error
@@ -81,14 +82,14 @@ class Arena:
         self._holes, self._private_holes = Holes(), Holes()
         self._holes.give(start, end)
         self._warm: dict[int, list[int]] = {}  # bytes -> addresses given back and not merged yet
-        self._held: dict[int, Held] = {}
+        self._held: dict[int, HeldRow] = {}
         self._used = self._peak = self._top = 0
         self._lowest_line = end
         self._is_rising = False  # the peak is now, and no moment of it has been kept yet
         self._step = 0
         self._lifetime = _PUBLIC
         self._sizes: dict[Lifetime, int] = {"persistent": 0, "private": 0}  # bytes held
-        self._events: deque[Event] | None = None
+        self._events: list[int] | None = None  # the tracer's ring, where events are kept
         self._has_stacks = False
 
     # -- allocation ----------------------------------------------------------------------------------------------
@@ -107,17 +108,18 @@ class Arena:
         warm = self._warm.get(size)
         address = warm.pop() if warm and self._lifetime is _PUBLIC else self._place(size, nbytes, tag)
         if self._has_stacks:
-            site = self.tracer.site_of_caller(tag)
+            site = self.tracer.site_of_caller(nbytes, tag)
         else:
             found = self.tracer.site_of_tag.get(tag)
             site = self.tracer.new_site(tag) if found is None else found
-        self._held[address] = Held(size, site, self._step, self._lifetime)
+        self._held[address] = size, site, self._step, self._lifetime
         self._used = used = self._used + size
         if used > self._peak:
             self._peak = used
             self._is_rising = True
-        if self._events is not None:
-            self._events.append((self.tracer.now(), address, size, site))
+        events = self._events
+        if events is not None:
+            events += perf_counter_ns(), address, size, site
         return Storage(self.space, address, nbytes, tag, self)
 
     def release(self, address: int) -> None:
@@ -185,7 +187,7 @@ class Arena:
             else:
                 self._warm[size] = [address]
             if events is not None:
-                events.append((self.tracer.now(), address, 0, 0))
+                events += NO_TIME, address, 0, 0
 
     def _settle(self) -> None:
         """Merge the ranges that wait for their like."""
@@ -227,10 +229,11 @@ class Arena:
         self.tracer.level = level
         self._has_stacks = level == "stacks"
         self._collect()
-        self._events = None if level == "off" else self.tracer.events
+        self._events = None if level == "off" else self.tracer.ring
         if self._events is not None:
-            now = self.tracer.now()
-            self._events.extend((now, address, held.nbytes, held.site) for address, held in self._held.items())
+            now = perf_counter_ns()
+            for address, held in self._holdings().items():
+                self._events += now, address, held.nbytes, held.site
 
     def begin_step(self, phase: str, blocks: Mapping[str, Sequence[int]], outer: CodeType | None = None) -> None:
         """What is allocated from now on belongs to a new step of these requests, each with its KV blocks.
@@ -298,7 +301,7 @@ class Arena:
         """Bytes held per tag, largest first."""
         self._collect()
         totals: dict[str, int] = {}
-        for held in self._held.values():
+        for held in self._holdings().values():
             tag = self.tracer.sites[held.site].tag
             totals[tag] = totals.get(tag, 0) + held.nbytes
         return dict(sorted(totals.items(), key=lambda item: -item[1]))
@@ -306,7 +309,7 @@ class Arena:
     def table(self) -> str:
         """Every range in address order, held or free, as RTP-LLM prints it."""
         self._collect()
-        return memory_table(self.name, self.span, self._held, self.tracer.sites)
+        return memory_table(self.name, self.span, self._holdings(), self.tracer.sites)
 
     def check_integrity(self) -> None:
         """Assert that holes and allocations tile the region, that no two holes touch, and that sums are right."""
@@ -314,8 +317,9 @@ class Arena:
         self._settle()
         for holes in (self._holes, self._private_holes):
             holes.check_integrity()
+        holdings = self._holdings()
         tiles = sorted(
-            [*self._holes, *self._private_holes, *((address, held.nbytes) for address, held in self._held.items())]
+            [*self._holes, *self._private_holes, *((address, held.nbytes) for address, held in holdings.items())]
         )
         at = self._start
         for address, size in tiles:
@@ -323,13 +327,16 @@ class Arena:
             assert size > 0 and size % self.alignment == 0 and address % self.alignment == 0
             at = address + size
         assert at == self._end, f"ranges end at {at:#x}, the arena at {self._end:#x}"
-        for address, held in self._held.items():
+        for address, held in holdings.items():
             assert (held.lifetime == "private") == (address >= self._line), f"{held.lifetime} memory at {address:#x}"
         assert all(address + size <= self._line for address, size in self._holes), "a public hole among the private"
         assert self._line not in dict(self._private_holes), "a private hole below all private allocations"
-        assert self._used == sum(held.nbytes for held in self._held.values()) <= self._peak
+        assert self._used == sum(held.nbytes for held in holdings.values()) <= self._peak
         for lifetime, size in self._sizes.items():
-            assert size == sum(h.nbytes for h in self._held.values() if h.lifetime == lifetime)
+            assert size == sum(h.nbytes for h in holdings.values() if h.lifetime == lifetime)
+
+    def _holdings(self) -> dict[int, Held]:
+        return {address: Held(*row) for address, row in self._held.items()}
 
     def _end_of_public(self) -> int:
         return self._line - self._holes.ending_at(self._line)

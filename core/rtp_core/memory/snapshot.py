@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from rtp_core.errors import CacheError, SnapshotError
 from rtp_core.memory.arena import Arena
-from rtp_core.memory.tracer import MAX_EVENTS, Frame, Held, KVGrid, Lifetime, Moment, Step, TraceLevel, When
+from rtp_core.memory.tracer import Frame, Held, KVGrid, Lifetime, Moment, Step, TraceLevel, When
 
 MAX_FILE_BYTES = 1 << 30
 _MAX_ROWS = 1 << 22
@@ -122,7 +122,7 @@ class Snapshot(BaseModel):
             moments={when: _saved(moment) for when, moment in moments.items() if moment is not None},
             steps=tuple(_deltas(tracer.steps)),
             events=tuple(tracer.events),
-            has_dropped=len(tracer.events) == MAX_EVENTS,
+            has_dropped=tracer.has_dropped,
             kv=None if grid is None else _saved_grid(grid),
         )
 
@@ -179,7 +179,7 @@ class Snapshot(BaseModel):
 
 
 def _saved(moment: Moment) -> SavedMoment:
-    rows = tuple((address, *held) for address, held in sorted(moment.held.items()))
+    rows = tuple((address, *row) for address, row in sorted(moment.rows.items()))
     return SavedMoment(time_ns=moment.time_ns, step=moment.step, held=rows, asked=moment.asked)
 
 

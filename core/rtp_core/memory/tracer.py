@@ -20,10 +20,14 @@ TraceLevel = Literal["off", "tags", "stacks"]
 Lifetime = Literal["public", "persistent", "private"]
 When = Literal["now", "peak", "oom"]
 
-MAX_EVENTS = 1 << 18  # about 200 bytes each
+MAX_EVENTS = 1 << 18  # about 130 bytes each
 MAX_STEPS = 1 << 14
 MAX_SITES = 1 << 20  # stacks that differ: past them allocations are counted under their tag alone
+NO_TIME = 0  # of a return: the arena notices it at its next act, whose time it gets. Clocks take their time, too
 MAX_FRAMES = 64  # innermost ones
+MAX_COURSE = 1 << 16  # allocations of a step by which the next one is known
+
+_CALLER = 3  # frames from where a stack is walked up to the arena's caller
 
 
 class Frame(NamedTuple):
@@ -62,9 +66,16 @@ class Held(NamedTuple):
     lifetime: Lifetime
 
 
-# (time, address, bytes, site): an allocation, or with 0 bytes the return of one. A plain tuple: a name for each field
-# would take as long as all the rest of noting it.
-Event = tuple[int, int, int, int]
+HeldRow = tuple[int, int, int, Lifetime]  # the same, as the arena notes it: names would double the time that takes
+
+
+class Event(NamedTuple):
+    """An allocation, or with 0 bytes the return of one."""
+
+    time_ns: int
+    address: int
+    nbytes: int
+    site: int
 
 
 class Step(NamedTuple):
@@ -81,12 +92,17 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """All that was held at one time, by address. `asked`: bytes and tag of the allocation that failed then."""
+    """All that was held at one time. `asked`: bytes and tag of the allocation that failed then."""
 
     time_ns: int
     step: int
-    held: Mapping[int, Held]
+    rows: Mapping[int, HeldRow]
     asked: tuple[int, str] | None = None
+
+    @property
+    def held(self) -> dict[int, Held]:
+        """By address."""
+        return {address: Held(*row) for address, row in self.rows.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,23 +115,45 @@ class KVGrid:
     block_size: int  # tokens
 
 
+Course = list[tuple[tuple[int, str, CodeType, int], int]]
+
+
 @dataclass(slots=True)
 class Tracer:
-    """`sites[trace]` is what a number in a table means. `events` (see Event) and `steps` reach back only so far."""
+    """`sites[trace]` is what a number in a table means. `events` and `steps` reach back only so far.
+
+    `ring` has the fields of the events one after the other, their times as the clock has them: an object for each
+    would take longer to make than all the rest of noting it.
+    """
 
     level: TraceLevel = "off"
     sites: list[Site] = field(default_factory=list)
     site_of_tag: dict[str, int] = field(default_factory=dict)
-    events: deque[Event] = field(default_factory=lambda: deque(maxlen=MAX_EVENTS))
+    ring: list[int] = field(default_factory=list)
+    has_dropped: bool = False  # events that were older
     steps: deque[Step] = field(default_factory=lambda: deque(maxlen=MAX_STEPS))
     moments: dict[When, Moment] = field(default_factory=dict)
     kv: KVGrid | None = None
     started_ns: int = field(default_factory=perf_counter_ns)
     _site_of_path: dict[tuple[object, ...], int] = field(default_factory=dict)
     _outer: CodeType | None = None  # of the frame that began the step: the frames above it are those of the step
+    _courses: dict[str, Course] = field(default_factory=dict)  # by phase, the last step's allocations and their sites
+    _course: Course = field(default_factory=list)  # of this phase
+    _at: int = 0  # how far this step has followed it
+    _follows: bool = False
 
     def __post_init__(self) -> None:
         self.steps.append(Step(0, "open", 0, {}))
+
+    @property
+    def events(self) -> list[Event]:
+        """The oldest first, their times since the tracer began."""
+        field = reversed(self.ring)
+        found, last = [], perf_counter_ns()
+        for site, nbytes, address, time in zip(field, field, field, field, strict=True):
+            last = last if time == NO_TIME else time
+            found.append(Event(last - self.started_ns, address, nbytes, site))
+        return found[::-1]
 
     def now(self) -> int:
         """Nanoseconds since the tracer began."""
@@ -123,9 +161,14 @@ class Tracer:
 
     def begin_step(self, phase: str, blocks: Mapping[str, Sequence[int]], outer: CodeType | None) -> int:
         """What comes from now on belongs to a new step, whose number this returns."""
+        if len(self.ring) > len(Event._fields) * MAX_EVENTS:
+            del self.ring[: -len(Event._fields) * (MAX_EVENTS // 2)]
+            self.has_dropped = True
         number = self.steps[-1].number + 1
         self.steps.append(Step(number, phase, self.now(), blocks))
         self._outer = outer
+        self._course = self._courses.setdefault(phase, [])
+        self._at, self._follows = 0, True
         return number
 
     def new_site(self, tag: str) -> int:
@@ -134,9 +177,31 @@ class Tracer:
         self.site_of_tag[tag] = len(self.sites) - 1
         return len(self.sites) - 1
 
-    def site_of_caller(self, tag: str) -> int:
-        """The number of the tag together with the stack of the arena's caller."""
-        frame: FrameType | None = sys._getframe(2)
+    def site_of_caller(self, nbytes: int, tag: str) -> int:
+        """The number of the tag together with the stack of the arena's caller, `Device.alloc` as a rule.
+
+        Walking a stack takes longer than an allocation. So a step whose allocations so far are those of the last step
+        of its phase, by size, tag and the line that asks the device for them, is taken to go the same way.
+        """
+        try:
+            asker = sys._getframe(3)
+        except ValueError:  # the arena is asked by a script itself
+            asker = sys._getframe(2)
+        here = nbytes, tag, asker.f_code, asker.f_lasti
+        course, at = self._course, self._at
+        if self._follows:
+            if at < len(course) and course[at][0] == here:
+                self._at = at + 1
+                return course[at][1]
+            self._follows = False
+            del course[at:]
+        site = self._site_of_stack(tag)
+        if len(course) < MAX_COURSE:
+            course.append((here, site))
+        return site
+
+    def _site_of_stack(self, tag: str) -> int:
+        frame: FrameType | None = sys._getframe(_CALLER)
         key: list[object] = [tag]
         outer = self._outer
         while frame is not None:
@@ -155,7 +220,7 @@ class Tracer:
             found = self.site_of_tag.get(tag)
             return self.new_site(tag) if found is None else found
         path: list[tuple[CodeType, int]] = []
-        frame: FrameType | None = sys._getframe(3)
+        frame: FrameType | None = sys._getframe(_CALLER + 1)
         while frame is not None and len(path) < MAX_FRAMES:
             path.append((frame.f_code, frame.f_lasti))  # holding the code keeps its id from being used again
             frame = frame.f_back

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from rtp_core.errors import ConfigError, OutOfMemoryError
@@ -9,7 +11,7 @@ from rtp_core.memory import tracer as tracing
 from rtp_core.memory.arena import Arena
 from rtp_core.memory.space import MemorySpace, Region
 from rtp_core.memory.storage import Storage
-from rtp_core.memory.tracer import check_level
+from rtp_core.memory.tracer import Tracer, check_level
 
 UNIT = 64
 
@@ -99,6 +101,43 @@ def test_stacks_are_told_apart_up_to_the_frame_that_began_the_step_and_shown_who
     del held
 
 
+def test_a_step_that_goes_as_the_last_one_did_is_not_walked_again_and_one_that_turns_off_is(
+    arena: Arena, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walks: list[str] = []
+    walk = Tracer._site_of_stack
+    monkeypatch.setattr(Tracer, "_site_of_stack", lambda self, tag: (walks.append(tag), walk(self, tag))[1])
+
+    def alloc(tag: str, units: int) -> Storage:  # what a device's alloc is between an op and the arena
+        return arena.allocate(units * UNIT, tag)
+
+    def op(tag: str, units: int = 1) -> Storage:
+        return alloc(tag, units)
+
+    def one(tag: str, units: int = 1) -> Storage:
+        return op(tag, units)
+
+    def step(*calls: Callable[[], Storage]) -> tuple[list[str], list[int]]:
+        walks.clear()
+        arena.begin_step("decode", {}, step.__code__)
+        held = [call() for call in calls]
+        moment = arena.moment("now")
+        assert moment is not None
+        sites = [moment.held[storage.address].site for storage in held]
+        return [*walks], sites
+
+    arena.trace("stacks")
+    first = step(lambda: one("a"), lambda: one("b"), lambda: one("c"))
+    assert first[0] == ["a", "b", "c"]
+    calls = [lambda: one("a"), lambda: one("b"), lambda: one("c")]
+    taught, again = step(*calls), step(*calls)
+    assert again == ([], taught[1])
+    assert step(*calls[:2]) == ([], taught[1][:2])
+    assert step(*calls) == ([], taught[1]), "a shorter step forgets nothing"
+    turned = step(calls[0], lambda: one("b", 2), calls[2])
+    assert turned[0] == ["b", "c"]
+
+
 def test_events_are_kept_from_the_first_on_and_what_was_there_before_opens_them(arena: Arena) -> None:
     before = arena.allocate(UNIT, "before")
     gone = arena.allocate(UNIT, "gone")
@@ -121,12 +160,16 @@ def test_events_are_kept_from_the_first_on_and_what_was_there_before_opens_them(
     assert len(arena.tracer.events) == count
 
 
-def test_the_ring_forgets_the_oldest_events(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_ring_forgets_the_older_half_between_steps(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracing, "MAX_EVENTS", 8)
-    small = Arena(Region(MemorySpace("imaginary:0", host_addressable=False), 1 << 40, 100 * UNIT))
-    small.trace("tags")
-    held = [small.allocate(UNIT, f"n{i}") for i in range(20)]
-    assert [small.tracer.sites[site].tag for *_, site in small.tracer.events] == [f"n{i}" for i in range(12, 20)]
+    arena.trace("tags")
+    held = [arena.allocate(UNIT, f"n{i}") for i in range(20)]
+    assert len(arena.tracer.events) == 20 and not arena.tracer.has_dropped
+    arena.begin_step("decode", {})
+    assert [arena.tracer.sites[event.site].tag for event in arena.tracer.events] == [f"n{i}" for i in range(16, 20)]
+    assert arena.tracer.has_dropped
+    arena.begin_step("decode", {})
+    assert len(arena.tracer.events) == 4
     del held
 
 
