@@ -171,6 +171,8 @@ def test_requests_with_the_feature_get_right_tokens_alone_and_in_company(
 ) -> None:
     plain, halved = expected
     with LLM(str(folders[0]), device=device, dtype="float32", memory_budget=BUDGET, features=(GAIN,)) as llm:
+        assert {features for _, features in asked} == {frozenset(), frozenset({GAIN})}, "warm-up takes both"
+        asked.clear()
         for output, other in zip(llm.generate(prompts, GREEDY), plain, strict=True):
             assert_same(output, other)
         assert {features for _, features in asked} == {frozenset()}

@@ -56,7 +56,9 @@ class LLM:
         self._loaded = load_engine(
             hub.resolve(model, downloading), EngineConfig(**options), progress=loading, info=info
         )
-        self._memory = MemoryView(self._loaded.device.arena, self._loaded.need, self._loaded.kv_tokens, model)
+        self._memory = MemoryView(
+            self._loaded.device.arena, self._loaded.need, self._loaded.kv_tokens, self._loaded.checkpoint.path.name
+        )
         self._ids = count()
         self._inboxes: dict[str, deque[Progress]] = {}
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from rtp_core.plugin import Buffer, ContractError, Device, DeviceError, QBuffer, QuantScheme, dtypes
 from rtp_cpu._native import lib
 from rtp_cpu.native import DTYPES, NULL, SCHEMES, Native, mismatch, pointer
@@ -30,7 +32,9 @@ def _plain_parts(device: Device, x: QBuffer) -> tuple[Any, Any, Any, tuple[Buffe
         )
     parts = []
     for part in x.parts:
-        if not part.is_contiguous:
+        if not part.is_contiguous and part.storage.is_borrowed:  # of a file: what it takes to load is not the device's
+            part = Buffer.borrow(np.ascontiguousarray(part.numpy()))
+        elif not part.is_contiguous:
             whole = device.alloc(part.shape, part.dtype, "contiguous")
             device.copy(whole, part)
             part = whole
