@@ -26,7 +26,7 @@ from rtp_core.memory.holes import Holes
 from rtp_core.memory.space import MemorySpace, Region
 from rtp_core.memory.storage import Storage
 from rtp_core.memory.table import memory_table
-from rtp_core.memory.tracer import NO_TIME, Held, HeldRow, Lifetime, Moment, TraceLevel, Tracer, When
+from rtp_core.memory.tracer import NO_ADDRESS, NO_TIME, Held, HeldRow, Lifetime, Moment, TraceLevel, Tracer, When
 
 _PUBLIC: Lifetime = "public"
 _LARGEST_HOLDERS = 3  # named in an error
@@ -267,7 +267,10 @@ class Arena:
         self.tracer.moments["peak"] = self._moment()
 
     def _moment(self, asked: tuple[int, str] | None = None) -> Moment:
-        return Moment(self.tracer.now(), self._step, self._held.copy(), asked)
+        now = perf_counter_ns()
+        if self._events is not None:
+            self._events += now, NO_ADDRESS, 0, 0  # what has been returned was so by now
+        return Moment(now - self.tracer.started_ns, self._step, self._held.copy(), asked)
 
     # -- reports -------------------------------------------------------------------------------------------------
 

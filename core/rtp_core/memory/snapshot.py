@@ -19,10 +19,11 @@ from rtp_core.memory.tracer import Frame, Held, KVGrid, Lifetime, Moment, Step, 
 MAX_FILE_BYTES = 1 << 30
 _MAX_ROWS = 1 << 22
 _MAX_INT = 2**63 - 1
+_MAX_TEXT = 10_000  # characters
 _STRICT = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
 
 Count = Annotated[int, Field(ge=0, le=_MAX_INT)]
-Text = Annotated[str, Field(max_length=10_000)]
+Text = Annotated[str, Field(max_length=_MAX_TEXT)]
 Blocks = Annotated[tuple[Count, ...], Field(max_length=_MAX_ROWS)]
 
 
@@ -31,7 +32,7 @@ class SavedSite(BaseModel):
 
     model_config = _STRICT
 
-    tag: Annotated[str, Field(min_length=1, max_length=10_000)]
+    tag: Annotated[str, Field(min_length=1, max_length=_MAX_TEXT)]
     frames: tuple[Count, ...] = ()
 
 
@@ -106,18 +107,18 @@ class Snapshot(BaseModel):
         moments = {when: arena.moment(when) for when in get_args(When)}
         frames: dict[Frame, int] = {}
         traces = [
-            SavedSite(tag=site.tag, frames=tuple(frames.setdefault(f, len(frames)) for f in site.frames))
+            SavedSite(tag=_text(site.tag), frames=tuple(frames.setdefault(f, len(frames)) for f in site.frames))
             for site in tracer.sites
         ]
         grid = tracer.kv
         return cls(
-            device=arena.name,
-            model=model,
+            device=_text(arena.name),
+            model=None if model is None else _text(model),
             start=arena.span[0],
             end=arena.span[1],
             alignment=arena.alignment,
             level=tracer.level,
-            frames=tuple(frames),
+            frames=tuple((_text(frame.file), frame.line, _text(frame.function)) for frame in frames),
             traces=tuple(traces),
             moments={when: _saved(moment) for when, moment in moments.items() if moment is not None},
             steps=tuple(_deltas(tracer.steps)),
@@ -176,6 +177,11 @@ class Snapshot(BaseModel):
     def frames_of(self, trace: int) -> list[Frame]:
         """The stack of a trace, innermost first; empty where stacks were not kept."""
         return [Frame(*self.frames[i]) for i in self.traces[trace].frames]
+
+
+def _text(text: str) -> str:
+    """As a file may have it: names of files need not be text."""
+    return text.encode("utf-8", "backslashreplace").decode()[:_MAX_TEXT]
 
 
 def _saved(moment: Moment) -> SavedMoment:

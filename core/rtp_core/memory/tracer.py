@@ -24,6 +24,7 @@ MAX_EVENTS = 1 << 18  # about 130 bytes each
 MAX_STEPS = 1 << 14
 MAX_SITES = 1 << 20  # stacks that differ: past them allocations are counted under their tag alone
 NO_TIME = 0  # of a return: the arena notices it at its next act, whose time it gets. Clocks take their time, too
+NO_ADDRESS = -1  # of a moment, which is no event but has a time
 MAX_FRAMES = 64  # innermost ones
 MAX_COURSE = 1 << 16  # allocations of a step by which the next one is known
 
@@ -152,7 +153,8 @@ class Tracer:
         found, last = [], perf_counter_ns()
         for site, nbytes, address, time in zip(field, field, field, field, strict=True):
             last = last if time == NO_TIME else time
-            found.append(Event(last - self.started_ns, address, nbytes, site))
+            if address != NO_ADDRESS:
+                found.append(Event(last - self.started_ns, address, nbytes, site))
         return found[::-1]
 
     def now(self) -> int:

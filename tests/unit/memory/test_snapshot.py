@@ -57,6 +57,16 @@ def test_block_tables_are_written_as_what_is_new(saved: Snapshot) -> None:
     assert [step.blocks.get("request-1") for step in saved.steps][1:] == [(0, (2,)), (1, ()), (1, ())]
 
 
+def test_names_that_are_no_text_and_names_without_end_are_saved_too(tmp_path: Path) -> None:
+    arena = Arena(Region(MemorySpace("acme:0", host_addressable=False), BASE, 1000 * UNIT), name="acme:0")
+    held = arena.allocate(UNIT, "t" * 20_000)
+    Snapshot.of(arena, model="model-\udcff.gguf").save(tmp_path / "run.json")
+    found = Snapshot.read(tmp_path / "run.json")
+    assert found.model == "model-\\udcff.gguf"
+    assert found.traces[0].tag == "t" * 10_000
+    del held
+
+
 def test_a_folder_that_is_not_there_is_an_error_and_leaves_nothing(saved: Snapshot, tmp_path: Path) -> None:
     with pytest.raises(CacheError, match="cannot write a memory snapshot"):
         saved.save(tmp_path / "nowhere" / "run.json")

@@ -166,10 +166,10 @@ def test_the_ring_forgets_the_older_half_between_steps(arena: Arena, monkeypatch
     held = [arena.allocate(UNIT, f"n{i}") for i in range(20)]
     assert len(arena.tracer.events) == 20 and not arena.tracer.has_dropped
     arena.begin_step("decode", {})
-    assert [arena.tracer.sites[event.site].tag for event in arena.tracer.events] == [f"n{i}" for i in range(16, 20)]
+    assert [arena.tracer.sites[event.site].tag for event in arena.tracer.events] == ["n17", "n18", "n19"]
     assert arena.tracer.has_dropped
     arena.begin_step("decode", {})
-    assert len(arena.tracer.events) == 4
+    assert len(arena.tracer.events) == 3
     del held
 
 
