@@ -42,6 +42,7 @@ def check_contents(wheels: list[Path]) -> None:
     assert any(name.endswith("/device.py.in") for name in template), "rtp plugin new has nothing to write"
     names -= template  # with tests and C in it
     assert any(name.endswith("entry_points.txt") for name in names)
+    assert {f"rtp_core/memory/report/page.{ending}" for ending in ("html", "css", "js")} <= names
     names = {name for name in names if not name.startswith("rtp_core/conformance/")}  # whose tests are what it ships
     assert not [name for name in names if "test" in name or name.endswith((".c", ".h", ".o"))], "sources in a wheel"
 
