@@ -11,9 +11,13 @@ from checkpoints import VOCAB, make_model, save
 from oracle import assert_same_tokens
 
 from rtp_core import LLM, RequestOutput, SamplingParams
+from rtp_core.checkpoint.opening import open_checkpoint
+from rtp_core.device.device import MIN_BUDGET
+from rtp_core.engine.forecast import forecast
 from rtp_core.errors import RequestError
 
 BUDGET = 64 << 20  # bytes
+FEW_BLOCKS = 12
 GREEDY = [SamplingParams(temperature=0, max_tokens=n, ignore_eos=True, logprobs=2) for n in (1, 7, 20, 33)]
 SAMPLED = [SamplingParams(temperature=0.8, top_p=0.9, max_tokens=n, ignore_eos=True, seed=n) for n in (5, 18)]
 
@@ -81,7 +85,10 @@ def test_preempted_requests_lose_no_token(
     device: str, checkpoint: Path, prompts: list[list[int]], alone: list[RequestOutput]
 ) -> None:
     """So little memory that only a few requests have blocks at a time."""
-    with LLM(str(checkpoint), device=device, dtype="float32", memory_budget=3 << 19, max_num_batched_tokens=40) as llm:
+    options = {"device": device, "dtype": "float32", "max_num_batched_tokens": 40}
+    need = forecast(open_checkpoint(checkpoint), options).need
+    budget = max(MIN_BUDGET, need.fixed_bytes + FEW_BLOCKS * need.kv_block_bytes)
+    with LLM(str(checkpoint), memory_budget=budget, **options) as llm:
         preempted = count_preemptions(llm)
         got = llm.generate(prompts, [params_of(i) for i in range(len(prompts))])
     assert preempted, "the memory was not short enough to preempt"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +41,13 @@ class FailingDevice(ReferenceDevice):
 
 
 @pytest.fixture
-def failing(monkeypatch: pytest.MonkeyPatch) -> FailingDevice:
+def failing(monkeypatch: pytest.MonkeyPatch) -> Iterator[FailingDevice]:
     device = FailingDevice(DeviceInfo("acme:0", "test", 1 << 30, 1 << 30), DeviceConfig(memory_budget=64 << 20))
     device._calls, device._error = [], None
     monkeypatch.setattr(loading, "open_for", lambda config, info: device)
-    return device
+    yield device
+    if device._error is not None:
+        device._error.__traceback__ = None  # it holds the operands of what failed
 
 
 def fail_with(llm: LLM, error: BaseException) -> list[Any]:
