@@ -12,7 +12,6 @@ from oracle import assert_same_tokens
 
 from rtp_core import LLM, RequestOutput, SamplingParams
 from rtp_core.checkpoint.opening import open_checkpoint
-from rtp_core.device.device import MIN_BUDGET
 from rtp_core.engine.forecast import forecast
 from rtp_core.errors import RequestError
 
@@ -85,9 +84,9 @@ def test_preempted_requests_lose_no_token(
     device: str, checkpoint: Path, prompts: list[list[int]], alone: list[RequestOutput]
 ) -> None:
     """So little memory that only a few requests have blocks at a time."""
-    options = {"device": device, "dtype": "float32", "max_num_batched_tokens": 40}
+    options = {"device": device, "dtype": "float32", "max_num_batched_tokens": 120}
     need = forecast(open_checkpoint(checkpoint), options).need
-    budget = max(MIN_BUDGET, need.fixed_bytes + FEW_BLOCKS * need.kv_block_bytes)
+    budget = need.fixed_bytes + FEW_BLOCKS * need.kv_block_bytes
     with LLM(str(checkpoint), memory_budget=budget, **options) as llm:
         preempted = count_preemptions(llm)
         got = llm.generate(prompts, [params_of(i) for i in range(len(prompts))])
