@@ -145,8 +145,9 @@ def _load_weights(device: Device, setting: Setting, plan: Plan, progress: Loadin
 
 
 def _warmed_up(device: Device, setting: Setting, plan: Plan, weights: ModelWeights, need: MemoryNeed) -> MemoryNeed:
-    """With the weights as they are now, and the work space measured where no rehearsal could tell it."""
-    need = replace(need, weights_bytes=device.arena.stats().persistent_bytes)
+    """With the weights as they lie now, and the work space measured where no rehearsal could tell it."""
+    stats = device.arena.stats()
+    need = replace(need, weights_bytes=stats.total_bytes - stats.last_hole_bytes)  # holes between them serve no block
     if need.work_space_bytes is None:
         device.arena.begin_step("warm-up", {})
         try:

@@ -17,7 +17,7 @@ from rtp_core.scheduler.scheduler_config import SchedulerConfig
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """`path` names the model in errors."""
+    """`where` names the model in errors."""
 
     checkpoint: Checkpoint
     config: EngineConfig

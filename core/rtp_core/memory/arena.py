@@ -270,7 +270,7 @@ class Arena:
         now = perf_counter_ns()
         if self._events is not None:
             self._events += now, NO_ADDRESS, 0, 0  # what has been returned was so by now
-        return Moment(now - self.tracer.started_ns, self._step, self._held.copy(), asked)
+        return Moment(now - self.tracer.started_ns, self.tracer.steps[-1], self._held.copy(), asked)
 
     # -- reports -------------------------------------------------------------------------------------------------
 

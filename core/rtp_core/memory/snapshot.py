@@ -104,7 +104,9 @@ class Snapshot(BaseModel):
     def of(cls, arena: Arena, *, model: str | None = None) -> Self:
         """What an arena's tracer knows now."""
         tracer = arena.tracer
-        moments = {when: arena.moment(when) for when in get_args(When)}
+        found = ((when, arena.moment(when)) for when in get_args(When))
+        moments = {when: moment for when, moment in found if moment is not None}
+        steps = {step.number: step for step in (*(moment.step for moment in moments.values()), *tracer.steps)}
         frames: dict[Frame, int] = {}
         traces = [
             SavedSite(tag=_text(site.tag), frames=tuple(frames.setdefault(f, len(frames)) for f in site.frames))
@@ -120,8 +122,8 @@ class Snapshot(BaseModel):
             level=tracer.level,
             frames=tuple((_text(frame.file), frame.line, _text(frame.function)) for frame in frames),
             traces=tuple(traces),
-            moments={when: _saved(moment) for when, moment in moments.items() if moment is not None},
-            steps=tuple(_deltas(tracer.steps)),
+            moments={when: _saved(moment) for when, moment in moments.items()},
+            steps=tuple(_deltas(steps[number] for number in sorted(steps))),
             events=tuple(tracer.events),
             has_dropped=tracer.has_dropped,
             kv=None if grid is None else _saved_grid(grid),
@@ -186,7 +188,7 @@ def _text(text: str) -> str:
 
 def _saved(moment: Moment) -> SavedMoment:
     rows = tuple((address, *row) for address, row in sorted(moment.rows.items()))
-    return SavedMoment(time_ns=moment.time_ns, step=moment.step, held=rows, asked=moment.asked)
+    return SavedMoment(time_ns=moment.time_ns, step=moment.step.number, held=rows, asked=moment.asked)
 
 
 def _saved_grid(grid: KVGrid) -> SavedGrid:

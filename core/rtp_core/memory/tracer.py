@@ -22,6 +22,7 @@ When = Literal["now", "peak", "oom"]
 
 MAX_EVENTS = 1 << 18  # about 130 bytes each
 MAX_STEPS = 1 << 14
+FEW_STEPS = 1 << 8  # where no events are kept that could belong to older ones
 MAX_SITES = 1 << 20  # stacks that differ: past them allocations are counted under their tag alone
 NO_TIME = 0  # of a return: the arena notices it at its next act, whose time it gets. Clocks take their time, too
 NO_ADDRESS = -1  # of a moment, which is no event but has a time
@@ -96,7 +97,7 @@ class Moment:
     """All that was held at one time. `asked`: bytes and tag of the allocation that failed then."""
 
     time_ns: int
-    step: int
+    step: Step
     rows: Mapping[int, HeldRow]
     asked: tuple[int, str] | None = None
 
@@ -132,7 +133,7 @@ class Tracer:
     site_of_tag: dict[str, int] = field(default_factory=dict)
     ring: list[int] = field(default_factory=list)
     has_dropped: bool = False  # events that were older
-    steps: deque[Step] = field(default_factory=lambda: deque(maxlen=MAX_STEPS))
+    steps: deque[Step] = field(default_factory=deque)
     moments: dict[When, Moment] = field(default_factory=dict)
     kv: KVGrid | None = None
     started_ns: int = field(default_factory=perf_counter_ns)
@@ -166,8 +167,13 @@ class Tracer:
         if len(self.ring) > len(Event._fields) * MAX_EVENTS:
             del self.ring[: -len(Event._fields) * (MAX_EVENTS // 2)]
             self.has_dropped = True
-        number = self.steps[-1].number + 1
-        self.steps.append(Step(number, phase, self.now(), blocks))
+        last = self.steps[-1]
+        number = last.number + 1
+        # A table changes once in a block's tokens: until then all steps share one.
+        shared = {name: old if (old := last.blocks.get(name)) == table else table for name, table in blocks.items()}
+        self.steps.append(Step(number, phase, self.now(), shared))
+        while len(self.steps) > (FEW_STEPS if self.level == "off" else MAX_STEPS):
+            self.steps.popleft()
         self._outer = outer
         self._course = self._courses.setdefault(phase, [])
         self._at, self._follows = 0, True

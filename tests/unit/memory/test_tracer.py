@@ -9,9 +9,10 @@ import pytest
 from rtp_core.errors import ConfigError, OutOfMemoryError
 from rtp_core.memory import tracer as tracing
 from rtp_core.memory.arena import Arena
+from rtp_core.memory.snapshot import Snapshot
 from rtp_core.memory.space import MemorySpace, Region
 from rtp_core.memory.storage import Storage
-from rtp_core.memory.tracer import Tracer, check_level
+from rtp_core.memory.tracer import TraceLevel, Tracer, check_level
 
 UNIT = 64
 
@@ -198,6 +199,28 @@ def test_allocations_belong_to_the_step_in_which_they_are_made(arena: Arena) -> 
         (2, "decode", ["request-0", "request-1"]),
     ]
     del weights, hidden
+
+
+@pytest.mark.parametrize(("level", "kept"), [("off", 4), ("tags", 9)])
+def test_steps_are_bounded_tables_that_stay_are_one_and_a_moment_keeps_its_step(
+    level: TraceLevel, kept: int, arena: Arena, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracing, "FEW_STEPS", 4)
+    monkeypatch.setattr(tracing, "MAX_STEPS", 9)
+    arena.trace(level)
+    arena.begin_step("prefill", {"request-0": (1,)})
+    highest = arena.allocate(50 * UNIT, "highest")
+    del highest
+    for step in range(20):
+        arena.begin_step("decode", {"request-0": tuple(range(1, 2 + step // 10))})
+    steps = list(arena.tracer.steps)
+    assert [step.number for step in steps] == list(range(22 - kept, 22))
+    assert len({id(step.blocks["request-0"]) for step in steps}) == 1
+    peak = arena.moment("peak")
+    assert peak is not None and (peak.step.number, peak.step.phase) == (1, "prefill")
+    saved = Snapshot.of(arena)
+    assert [step.number for step in saved.steps] == [1, *range(22 - kept, 22)]
+    assert [step.blocks["request-0"] for step in saved.steps[:2]] == [(0, (1,)), (1, (2,))]
 
 
 def test_levels_that_there_are_not_are_an_error() -> None:
