@@ -26,6 +26,7 @@ from rtp_core.memory.arena import Arena
 from rtp_core.memory.budget import format_bytes
 from rtp_core.memory.report.memory_map import MemoryMap
 from rtp_core.memory.snapshot import Snapshot
+from rtp_core.memory.storage import Storage
 from rtp_core.text.tokenizer import Tokenizer
 
 DEVICES = ["ref", "cpu", "handle"]  # the last one cannot rehearse: its warm-up runs
@@ -241,6 +242,8 @@ def test_loading_and_warm_up_survive_a_failure_of_any_allocation(
             assert failure.left > 0
             del loaded
         opened.close()
+        # An arena over memory of another one keeps that: only this list still knows those of recorded steps.
+        arenas[:] = [arena for arena in arenas if not isinstance(arena._region.owner, Storage)]
         if any(arena.stats().used_bytes for arena in arenas):
             gc.collect()
         for arena in arenas:
@@ -255,7 +258,7 @@ def test_a_request_survives_a_failure_of_any_allocation_of_its_prefill_and_decod
 ) -> None:
     """It fails clearly, memory is as before, and the next request gets the right tokens."""
     prompts = [[1, 2, 3, 4, 5], [9] * 40]
-    with open_llm(folder, device) as llm:
+    with open_llm(folder, device, enforce_eager=True) as llm:  # replayed decode steps allocate nothing
         expected = [output.token_ids for output in llm.generate(prompts, GREEDY)]
         num_failed, base = 0, llm.memory.stats.used_bytes
         for k in range(1, FAILURES + 1):

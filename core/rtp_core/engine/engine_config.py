@@ -23,7 +23,8 @@ class EngineConfig:
     in the code each comes from.
     disable_impl: names of overrides to leave out of the plan. prefer: "op=impl", to take first where it may serve,
     several of one op in the order given. require: ops that an override must serve. plan_lock: a file with the plan
-    that this one must be. features: those of ops that requests may ask for.
+    that this one must be. features: those of ops that requests may ask for. enforce_eager: run every decode step op by
+    op, also where the device could record it once and replay it.
     """
 
     device: str = "auto"
@@ -41,6 +42,7 @@ class EngineConfig:
     features: tuple[str, ...] = ()
     allow_device_fallback: bool = False
     trace_memory: TraceLevel = "off"
+    enforce_eager: bool = False
 
     def __post_init__(self) -> None:
         for name in ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "threads"):

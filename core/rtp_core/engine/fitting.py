@@ -33,7 +33,8 @@ def check_fits(device: Device, setting: Setting, need: MemoryNeed) -> None:
         where=device.info.id,
         why=(
             f"weights {format_bytes(need.weights_bytes)}, KV cache for {kv_tokens} tokens "
-            f"{format_bytes(need.kv_bytes(kv_tokens))}, work space {work_space}: "
+            f"{format_bytes(need.kv_bytes(kv_tokens))}, work space {work_space}, "
+            f"recorded decode steps {format_bytes(need.replay_bytes)}: "
             f"{format_bytes(_total(setting, need))} in all; {format_bytes(device.memory_info()[1])} are free"
         ),
         hint=_option_that_fits(device, setting, need, budget),
@@ -62,7 +63,7 @@ def kv_blocks(setting: Setting, need: MemoryNeed, room_bytes: int) -> int:
     """Blocks of the KV cache: for all requests that may run at once, as far as there is room beside the work space."""
     limits = setting.limits
     wanted = limits.max_num_seqs * -(-limits.max_model_len // need.block_size)
-    return min(wanted, (room_bytes - (need.work_space_bytes or 0)) // need.kv_block_bytes)
+    return min(wanted, (room_bytes - need.run_bytes) // need.kv_block_bytes)
 
 
 def _total(setting: Setting, need: MemoryNeed) -> int:

@@ -75,6 +75,11 @@ class LLM:
         return self._loaded.plan
 
     @property
+    def why_eager(self) -> str:
+        """Why decode steps run op by op; "" where the device has recorded them and they are replayed."""
+        return self._loaded.why_eager
+
+    @property
     def memory(self) -> MemoryView:
         """What the device's memory holds, and held at its peak."""
         return self._memory

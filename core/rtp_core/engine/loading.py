@@ -19,7 +19,7 @@ from rtp_core.device.weights import ModelWeights
 from rtp_core.engine.engine import Engine
 from rtp_core.engine.engine_config import EngineConfig
 from rtp_core.engine.fitting import check_fits, failed_warm_up, kv_blocks
-from rtp_core.engine.memory_need import MemoryNeed, expected_need, work_space_bytes
+from rtp_core.engine.memory_need import MemoryNeed, expected_need, worst_work_space
 from rtp_core.engine.setting import Setting, max_model_len
 from rtp_core.errors import CheckpointError, ContractError, OutOfMemoryError
 from rtp_core.kv.block_manager import BlockManager
@@ -27,6 +27,7 @@ from rtp_core.kv.kv_cache import KVCache
 from rtp_core.memory.budget import MemoryBudget
 from rtp_core.models.model import MODELS, demand, load_model
 from rtp_core.models.weight_loader import WeightLoader
+from rtp_core.runner.decode_replay import DecodeReplay
 from rtp_core.runner.model_runner import ModelRunner
 from rtp_core.scheduler.scheduler import Scheduler
 from rtp_core.text.tokenizer import Tokenizer
@@ -47,6 +48,7 @@ class LoadedEngine:
     eos_token_ids: frozenset[int]
     need: MemoryNeed
     kv_tokens: int  # that the KV cache holds
+    why_eager: str  # why decode steps run op by op, or "": they are recorded and replayed
 
 
 def load_engine(
@@ -71,10 +73,13 @@ def load_engine(
     tokenizer = Tokenizer.from_source(checkpoint.tokenizer)
     device = open_for(config, info)
     try:
-        return _load(checkpoint, tokenizer, device, config, locked, progress)
+        loaded = _load(checkpoint, tokenizer, device, config, locked, progress)
     except BaseException:
         device.close()
         raise
+    if loaded.why_eager and not config.enforce_eager:
+        info(f"{device.info.id}: decode steps run op by op: {loaded.why_eager}")
+    return loaded
 
 
 def open_for(config: EngineConfig, info: Callable[[str], None]) -> Device:
@@ -112,7 +117,9 @@ def _load(
     need = _warmed_up(device, setting, plan, weights, need)
     cache = _kv_cache(device, setting, need)
     scheduler = Scheduler(setting.limits, BlockManager(cache.num_blocks, cache.block_size))
-    engine = Engine(scheduler, ModelRunner(plan, weights, cache), tokenizer)
+    why_eager = setting.why_eager(device)
+    replay = None if why_eager else _decode_replay(setting, plan, weights, cache, need)
+    engine = Engine(scheduler, ModelRunner(plan, weights, cache, replay), tokenizer)
     eos = frozenset(
         (
             *checkpoint.config.eos_token_ids,
@@ -130,6 +137,7 @@ def _load(
         eos,
         need,
         cache.num_blocks * cache.block_size,
+        why_eager if replay is None else replay.problem,
     )
 
 
@@ -151,7 +159,8 @@ def _warmed_up(device: Device, setting: Setting, plan: Plan, weights: ModelWeigh
     if need.work_space_bytes is None:
         device.arena.begin_step("warm-up", {})
         try:
-            need = replace(need, work_space_bytes=work_space_bytes(device, plan, weights, setting))
+            worst = worst_work_space(device, plan, weights, setting)
+            need = replace(need, work_space_bytes=worst.step_bytes, replay_bytes=worst.replay_bytes)
         except OutOfMemoryError as failure:
             raise failed_warm_up(device, need, failure) from failure
     check_fits(device, setting, need)
@@ -165,5 +174,13 @@ def _kv_cache(device: Device, setting: Setting, need: MemoryNeed) -> KVCache:
         cache = KVCache(device, setting.checkpoint.config, setting.precision.dtype, num_blocks)
     device.arena.tracer.kv = cache.grid
     if setting.config.memory_budget is None and device.space.host_addressable:
-        device.arena.trim(need.work_space_bytes or 0)
+        device.arena.trim(need.run_bytes)
     return cache
+
+
+def _decode_replay(
+    setting: Setting, plan: Plan, weights: ModelWeights, cache: KVCache, need: MemoryNeed
+) -> DecodeReplay:
+    ops = plan.ops("decode")
+    ops.arena.begin_step("load", {})
+    return DecodeReplay(ops, weights, cache, nbytes=need.replay_bytes, **setting.replay_sizes(cache.block_size))

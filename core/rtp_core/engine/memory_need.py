@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from rtp_core.device.device import Device
 from rtp_core.device.plan import Plan
@@ -17,6 +17,7 @@ from rtp_core.memory.buffer import Buffer
 from rtp_core.memory.qbuffer import QBuffer
 from rtp_core.models.model import load_model
 from rtp_core.models.weight_rehearsal import WeightRehearsal
+from rtp_core.runner.decode_replay import replay_bytes
 from rtp_core.runner.model_runner import ModelRunner
 
 _LAYERS_OF_A_KIND = 2  # the second one meets what the first has left; all others are like it
@@ -25,12 +26,16 @@ _MARGIN = 32  # a 32nd more than the worst step: others fragment differently
 
 @dataclass(frozen=True, slots=True)
 class MemoryNeed:
-    """In bytes. work_space: of the worst step, with what kernels keep; None where only running the model tells."""
+    """In bytes. work_space: of the worst step, with what kernels keep; None where only running the model tells.
+
+    replay: what recorded decode steps keep for themselves; 0 where steps run op by op.
+    """
 
     weights_bytes: int
     kv_block_bytes: int
     block_size: int  # tokens
     work_space_bytes: int | None
+    replay_bytes: int
 
     @property
     def kv_token_bytes(self) -> int:
@@ -43,7 +48,12 @@ class MemoryNeed:
     @property
     def fixed_bytes(self) -> int:
         """All but the KV cache."""
-        return self.weights_bytes + (self.work_space_bytes or 0)
+        return self.weights_bytes + self.run_bytes
+
+    @property
+    def run_bytes(self) -> int:
+        """What steps take beside weights and KV, as far as it is known."""
+        return (self.work_space_bytes or 0) + self.replay_bytes
 
 
 def expected_need(device: Device, setting: Setting) -> MemoryNeed:
@@ -59,15 +69,23 @@ def expected_need(device: Device, setting: Setting) -> MemoryNeed:
         with stage.arena.lifetime("persistent"):
             weights = load_model(checkpoint.config, reader, limits.max_model_len, setting.where)
         weights_bytes = stage.arena.stats().persistent_bytes
-        work_space = None if twin is None else work_space_bytes(twin, setting.plan(twin), weights, setting)
+        worst = None if twin is None else worst_work_space(twin, setting.plan(twin), weights, setting)
     finally:
         if twin is not None:
             twin.close()
     block = block_bytes(device, checkpoint.config, setting.precision.dtype)
-    return MemoryNeed(weights_bytes, block, device.kv_layout.block_size, work_space)
+    work_space, replay = (None, 0) if worst is None else worst
+    return MemoryNeed(weights_bytes, block, device.kv_layout.block_size, work_space, replay)
 
 
-def work_space_bytes(device: Device, plan: Plan, weights: ModelWeights, setting: Setting) -> int:
+class WorkSpace(NamedTuple):
+    """Bytes of the worst step of all, and of decode steps that are recorded."""
+
+    step_bytes: int
+    replay_bytes: int
+
+
+def worst_work_space(device: Device, plan: Plan, weights: ModelWeights, setting: Setting) -> WorkSpace:
     """Run the worst steps on some layers of each kind, and measure how far they reach beyond what is held now.
 
     A rehearsing device computes nothing. Raises OutOfMemoryError where they do not fit.
@@ -79,11 +97,25 @@ def work_space_bytes(device: Device, plan: Plan, weights: ModelWeights, setting:
         cache.clear()
     runner = ModelRunner(plan, replace(weights, layers=layers), cache)
     device.arena.reset_peak()
-    before = device.arena.stats().peak_reach_bytes
+    before = device.arena.stats()
+    worst = worst_decode = 0
     for features in plan.sheets:
         for batch in worst_steps(setting.limits, config.vocab_size, cache.block_size, features):
+            device.arena.reset_peak()
             runner.execute(batch)
-    reach = device.arena.stats().peak_reach_bytes - before
+            after = device.arena.stats()
+            reach = after.peak_reach_bytes - before.peak_reach_bytes
+            worst = max(worst, reach)
+            if batch.num_decode == len(batch.requests):  # what kernels keep serves replayed steps too
+                worst_decode = max(worst_decode, reach - (after.private_bytes - before.private_bytes))
+    replay = 0
+    if not setting.why_eager(device):
+        sizes = setting.replay_sizes(cache.block_size)
+        replay = replay_bytes(_with_margin(worst_decode), alignment=device.alignment, **sizes)
+    return WorkSpace(_with_margin(worst), replay)
+
+
+def _with_margin(reach: int) -> int:
     return reach + reach // _MARGIN
 
 

@@ -39,6 +39,19 @@ class Setting:
     def where(self) -> str:
         return str(self.checkpoint.path)
 
+    def why_eager(self, device: Device) -> str:
+        """Why decode steps are not to be recorded and replayed, or ""."""
+        if self.config.enforce_eager:
+            return "enforce_eager"
+        if self.config.trace_memory != "off":
+            return "the trace of memory is of their ops"
+        return "" if device.capture(lambda: None) else "this device records no steps"
+
+    def replay_sizes(self, block_size: int) -> dict[str, int]:
+        """The largest decode step, in DecodeReplay's words."""
+        limits = self.limits
+        return {"max_num_seqs": limits.max_num_seqs, "max_num_blocks": -(-limits.max_model_len // block_size)}
+
     def plan(self, device: Device) -> Plan:
         """Resolved from the checkpoint's header: no weight is read."""
         config = self.config

@@ -23,6 +23,7 @@ class BlockManager:
         self._free = list(range(num_blocks - 1, -1, -1))
         self._tables: dict[str, list[int]] = {}
         self._num_tokens: dict[str, int] = {}  # that each table covers
+        self._shown: dict[str, tuple[int, ...]] = {}  # tables as they were asked for, until they change
 
     @property
     def num_free_blocks(self) -> int:
@@ -57,6 +58,8 @@ class BlockManager:
             return False
         for _ in range(missing):
             table.append(self._free.pop())
+        if missing:
+            self._shown.pop(request_id, None)
         self._num_tokens[request_id] = num_tokens
         return True
 
@@ -67,17 +70,25 @@ class BlockManager:
         except KeyError:
             raise DoubleFreeError(f"request {request_id!r} has no blocks to free", where="the block manager") from None
         del self._num_tokens[request_id]
+        self._shown.pop(request_id, None)
         self._free.extend(reversed(table))
 
     def block_table(self, request_id: str) -> tuple[int, ...]:
-        """The request's blocks now, in the order of its tokens. Raises RequestError for an unknown request."""
-        return tuple(self._table(request_id))
+        """The request's blocks now, in the order of its tokens: the same object while they are the same blocks.
+
+        Raises RequestError for an unknown request.
+        """
+        shown = self._shown.get(request_id)
+        if shown is None:
+            shown = self._shown[request_id] = tuple(self._table(request_id))
+        return shown
 
     def check_integrity(self) -> None:
         """Assert that each block is free or owned by one request, and that no table is longer than it needs to be."""
         owned = [block for table in self._tables.values() for block in table]
         assert sorted(self._free + owned) == list(range(self.num_blocks)), "a block is lost, shared or owned twice"
         assert self._tables.keys() == self._num_tokens.keys()
+        assert all(shown == tuple(self._tables[request_id]) for request_id, shown in self._shown.items())
         for request_id, table in self._tables.items():
             needed = self.num_blocks_for(self._num_tokens[request_id])
             assert len(table) == needed, f"request {request_id!r} has {len(table)} blocks and needs {needed}"

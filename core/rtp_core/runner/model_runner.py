@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,7 +14,8 @@ from rtp_core.device.plan import Plan
 from rtp_core.device.weights import ModelWeights
 from rtp_core.kv.kv_cache import KVCache
 from rtp_core.memory.buffer import Buffer
-from rtp_core.request import TokenLogprobs
+from rtp_core.request import Request, TokenLogprobs
+from rtp_core.runner.decode_replay import DecodeReplay
 from rtp_core.runner.step_inputs import step_inputs
 from rtp_core.runner.step_result import StepResult
 from rtp_core.sampling.sampling_batch import SamplingBatch
@@ -24,8 +27,12 @@ PROMPT_ROWS = 64  # prompt positions whose logits are held at once: each takes v
 class ModelRunner:
     """Holds references only: the plan's tables, the weights, and the cache that they run with."""
 
-    def __init__(self, plan: Plan, weights: ModelWeights, cache: KVCache) -> None:
+    def __init__(
+        self, plan: Plan, weights: ModelWeights, cache: KVCache, replay: DecodeReplay | None = None
+    ) -> None:
         self._plan, self._weights, self._cache = plan, weights, cache
+        self._replay = replay
+        self._sampling: tuple[list[Request], SamplingBatch] = [], SamplingBatch.of(())
 
     @property
     def features(self) -> frozenset[str]:
@@ -46,10 +53,21 @@ class ModelRunner:
             raise failure from error
 
     def _execute(self, batch: ScheduledBatch) -> StepResult:
-        features = frozenset[str]().union(*(s.request.features for s in batch.requests))
-        ops = self._plan.ops("decode" if batch.num_decode == len(batch.requests) else "prefill", features)
+        features = frozenset[str]().union(*{s.request.features for s in batch.requests})
+        phase = _phase(batch)
+        ops = self._plan.ops("decode" if phase == "decode" else "prefill", features)
         blocks = {scheduled.request.request_id: scheduled.block_table for scheduled in batch.requests}
-        ops.arena.begin_step(_phase(batch), blocks, _EXECUTE)
+        ops.arena.begin_step(phase, blocks, _EXECUTE)
+        if phase == "decode" and self._replay is not None and not (features or self._replay.problem):
+            logits = self._replay.logits(batch.requests)
+            if logits is not None:
+                result = _nothing_yet(len(batch.requests))
+                self._sample(ops, batch, range(len(batch.requests)), logits, result)
+                return result
+        return self._run(ops, batch)
+
+    def _run(self, ops: Device, batch: ScheduledBatch) -> StepResult:
+        """The step op by op."""
         ends = np.cumsum([s.num_tokens for s in batch.requests])
         yielding = [i for i, s in enumerate(batch.requests) if s.yields_token]
         asked = [i for i, s in enumerate(batch.requests) if _num_prompt_rows(s)]
@@ -60,7 +78,7 @@ class ModelRunner:
         logit_rows = np.concatenate([*last_rows, *prompt_rows, []]).astype(np.int32)
         inputs, device_rows = step_inputs(ops, batch, self._cache.block_size, logit_rows)
         hidden = ops.model_forward(self._weights, self._cache.layers, inputs)
-        result = StepResult([None] * len(batch.requests), [None] * len(batch.requests), [{} for _ in batch.requests])
+        result = _nothing_yet(len(batch.requests))
         if yielding:
             self._sample(ops, batch, yielding, self._logits(ops, hidden, device_rows[: len(yielding)]), result)
         start = len(yielding)
@@ -75,9 +93,9 @@ class ModelRunner:
         return ops.lm_head(ops.gather_rows(hidden, rows), self._weights.lm_head)
 
     def _sample(
-        self, ops: Device, batch: ScheduledBatch, yielding: list[int], logits: Buffer, result: StepResult
+        self, ops: Device, batch: ScheduledBatch, yielding: Sequence[int], logits: Buffer, result: StepResult
     ) -> None:
-        sampling = SamplingBatch.of([batch.requests[i].request for i in yielding])
+        sampling = self._sampling_of([batch.requests[i].request for i in yielding])
         chosen = ops.sample(
             logits,
             temperature=sampling.temperature,
@@ -94,6 +112,13 @@ class ModelRunner:
             for row, logprobs in zip(wanted.tolist(), dicts, strict=True):
                 result.logprobs[yielding[row]] = logprobs
 
+    def _sampling_of(self, requests: list[Request]) -> SamplingBatch:
+        """Made anew only where these are not the requests of the step before."""
+        before, sampling = self._sampling
+        sampling = sampling.next(requests) if before == requests else SamplingBatch.of(requests)
+        self._sampling = requests, sampling
+        return sampling
+
     def _prompt_logprobs(
         self, ops: Device, scheduled: ScheduledRequest, hidden: Buffer, rows: Buffer, found: dict[int, TokenLogprobs]
     ) -> None:
@@ -105,6 +130,10 @@ class ModelRunner:
             tokens = np.array(scheduled.request.prompt_token_ids[positions.start : positions.stop], np.int64)
             logits = ops.download(self._logits(ops, hidden, rows[start:stop]))
             found.update(zip(positions, _logprobs(logits, tokens, np.full(len(tokens), top)), strict=True))
+
+
+def _nothing_yet(count: int) -> StepResult:
+    return StepResult([None] * count, [None] * count, [{} for _ in range(count)])
 
 
 def _phase(batch: ScheduledBatch) -> str:

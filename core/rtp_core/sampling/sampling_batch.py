@@ -6,7 +6,7 @@ Devices own no generator: they get uniforms, so every device draws alike.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -44,12 +44,21 @@ class SamplingBatch:
     def of(cls, requests: Sequence[Request]) -> Self:
         """Rows in the order of `requests`, each for the request's next output token. Greedy ones draw nothing."""
         sampling = [request.sampling for request in requests]
-        uniforms = [0.0 if r.sampling.is_greedy else uniform(r.seed, len(r.output_token_ids)) for r in requests]
         return cls(
             temperature=np.array([s.temperature for s in sampling], np.float32),
             top_k=np.array([s.top_k for s in sampling], np.int64),
             top_p=np.array([s.top_p for s in sampling], np.float32),
             min_p=np.array([s.min_p for s in sampling], np.float32),
-            uniforms=np.array(uniforms, np.float64),
+            uniforms=_uniforms(requests),
             num_logprobs=np.array([-1 if s.logprobs is None else s.logprobs for s in sampling], np.int64),
         )
+
+    def next(self, requests: Sequence[Request]) -> Self:
+        """The same requests, one output token later."""
+        return replace(self, uniforms=_uniforms(requests)) if self.temperature.any() else self
+
+
+def _uniforms(requests: Sequence[Request]) -> NDArray[np.float64]:
+    """[R]; zeros for greedy requests."""
+    drawn = [0.0 if r.sampling.is_greedy else uniform(r.seed, len(r.output_token_ids)) for r in requests]
+    return np.array(drawn, np.float64)

@@ -12,7 +12,8 @@ set(flags_avx2 -mavx2 -mfma -mf16c)
 set(flags_avx512 ${flags_avx2} -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni)
 
 add_library(rtp_cpu_kernels STATIC
-  ${CMAKE_CURRENT_LIST_DIR}/../csrc/dispatch.c ${CMAKE_CURRENT_LIST_DIR}/../csrc/thread_pool.c)
+  ${CMAKE_CURRENT_LIST_DIR}/../csrc/dispatch.c ${CMAKE_CURRENT_LIST_DIR}/../csrc/tape.c
+  ${CMAKE_CURRENT_LIST_DIR}/../csrc/thread_pool.c)
 set(targets rtp_cpu_kernels)
 foreach(isa IN LISTS isas)
   string(TOUPPER ${isa} ISA)

@@ -1,9 +1,10 @@
 /* The public functions: which instruction sets there are, the device, and one entry per kernel, which takes the
-   device's turn and calls the kernel of its ISA. */
+   device's turn, calls the kernel of its ISA, and keeps the call where a tape is being recorded. */
 
 #include <stdlib.h>
 
-#include "internal.h"
+#include "arguments.h"
+#include "tape.h"
 
 static const struct rtp_cpu_kernels *kernels_of(int isa) {
     if (isa == RTP_CPU_PORTABLE) return rtp_cpu_kernels_portable();
@@ -25,7 +26,7 @@ rtp_cpu_device *rtp_cpu_device_create(int isa, int threads, int rehearses, rtp_c
     const struct rtp_cpu_kernels *kernels = kernels_of(isa);
     rtp_cpu_device *device = kernels ? malloc(sizeof *device) : NULL;
     if (!device) return NULL;
-    *device = (rtp_cpu_device){kernels, rtp_pool_create(threads, rehearses, scratch, context)};
+    *device = (rtp_cpu_device){kernels, rtp_pool_create(threads, rehearses, scratch, context), NULL};
     if (device->pool) return device;
     free(device);
     return NULL;
@@ -33,6 +34,7 @@ rtp_cpu_device *rtp_cpu_device_create(int isa, int threads, int rehearses, rtp_c
 
 void rtp_cpu_device_destroy(rtp_cpu_device *device) {
     if (!device) return;
+    rtp_cpu_tape_destroy(device->tape);
     rtp_pool_destroy(device->pool);
     free(device);
 }
@@ -43,99 +45,88 @@ int64_t rtp_cpu_rows16_bytes(int scheme, int64_t n, int64_t k) {
     return (n + 15) / 16 * (k / 32) * block_bytes[scheme];
 }
 
-#define ENTRY(name, parameters, arguments)            \
-    int rtp_cpu_##name parameters {                   \
-        rtp_pool_lock(device->pool);                  \
-        int status = device->kernels->name arguments; \
-        rtp_pool_unlock(device->pool);                \
-        return status;                                \
+/* ---- capture ---- */
+
+int rtp_cpu_record(rtp_cpu_device *device) {
+    rtp_pool_lock(device->pool);
+    int status = device->tape ? RTP_CPU_BAD_ARGUMENT : RTP_CPU_OK;
+    if (status == RTP_CPU_OK) {
+        device->tape = rtp_tape_create();
+        if (!device->tape) status = RTP_CPU_OUT_OF_MEMORY;
+    }
+    rtp_pool_unlock(device->pool);
+    return status;
+}
+
+void rtp_cpu_spoil_recording(rtp_cpu_device *device) {
+    rtp_pool_lock(device->pool);
+    if (device->tape) rtp_tape_spoil(device->tape);
+    rtp_pool_unlock(device->pool);
+}
+
+rtp_cpu_tape *rtp_cpu_recorded(rtp_cpu_device *device) {
+    rtp_pool_lock(device->pool);
+    rtp_cpu_tape *tape = device->tape;
+    device->tape = NULL;
+    rtp_pool_unlock(device->pool);
+    if (!tape || !rtp_tape_is_spoilt(tape)) return tape;
+    rtp_cpu_tape_destroy(tape);
+    return NULL;
+}
+
+int rtp_cpu_replay(rtp_cpu_device *device, rtp_cpu_tape *tape) {
+    rtp_pool_lock(device->pool);
+    int status = rtp_tape_run(tape, device);
+    rtp_pool_unlock(device->pool);
+    return status;
+}
+
+/* ---- entries ---- */
+
+#define PARAMETER(type, name) , type name
+#define PASSED(type, name) , name
+#define MEMBER(type, name) type name;
+#define KEPT(type, name) .name = name,
+#define AGAIN(type, name) , call->name
+
+/* `is_whole`: whether the arguments say all, so that they can be kept; an array that they point to is the caller's. */
+#define ENTRY(kernel, is_whole)                                                                       \
+    struct kernel##_call {                                                                            \
+        ARGUMENTS_##kernel(MEMBER)                                                                    \
+    };                                                                                                \
+    static int replay_##kernel(rtp_cpu_device *device, const void *arguments) {                       \
+        const struct kernel##_call *call = arguments;                                                 \
+        return device->kernels->kernel(device ARGUMENTS_##kernel(AGAIN));                             \
+    }                                                                                                 \
+    int rtp_cpu_##kernel(rtp_cpu_device *device ARGUMENTS_##kernel(PARAMETER)) {                      \
+        rtp_pool_lock(device->pool);                                                                  \
+        int status = device->kernels->kernel(device ARGUMENTS_##kernel(PASSED));                      \
+        if (device->tape && status == RTP_CPU_OK) {                                                   \
+            struct kernel##_call call = {ARGUMENTS_##kernel(KEPT)};                                   \
+            if (is_whole) rtp_tape_keep(device->tape, #kernel, replay_##kernel, &call, sizeof call);  \
+            else rtp_tape_spoil(device->tape);                                                        \
+        }                                                                                             \
+        rtp_pool_unlock(device->pool);                                                                \
+        return status;                                                                                \
     }
 
-ENTRY(binary,
-      (rtp_cpu_device * device, int op, int dtype, void *out, const void *a, const void *b, int64_t rows, int64_t cols,
-       int64_t out_row, int64_t a_row, int64_t b_row, int64_t b_column),
-      (device, op, dtype, out, a, b, rows, cols, out_row, a_row, b_row, b_column))
-ENTRY(activation,
-      (rtp_cpu_device * device, int kind, int dtype, void *out, const void *x, int64_t rows, int64_t cols,
-       int64_t out_row, int64_t x_row),
-      (device, kind, dtype, out, x, rows, cols, out_row, x_row))
-ENTRY(gated_activation,
-      (rtp_cpu_device * device, int kind, int dtype, void *out, const void *gate, const void *up, int64_t rows,
-       int64_t cols, int64_t out_row, int64_t gate_row, int64_t up_row),
-      (device, kind, dtype, out, gate, up, rows, cols, out_row, gate_row, up_row))
-ENTRY(cast,
-      (rtp_cpu_device * device, int out_dtype, void *out, int x_dtype, const void *x, int64_t rows, int64_t cols,
-       int64_t out_row, int64_t x_row),
-      (device, out_dtype, out, x_dtype, x, rows, cols, out_row, x_row))
-ENTRY(norm,
-      (rtp_cpu_device * device, int kind, int dtype, void *out, void *sum, const void *x, const void *residual,
-       int weight_dtype, const void *weight, const void *bias, float eps, int64_t rows, int64_t cols, int64_t out_row,
-       int64_t sum_row, int64_t x_row, int64_t residual_row),
-      (device, kind, dtype, out, sum, x, residual, weight_dtype, weight, bias, eps, rows, cols, out_row, sum_row, x_row,
-       residual_row))
-ENTRY(softmax,
-      (rtp_cpu_device * device, int dtype, void *out, const void *x, const float *mask, int64_t mask_rows, float scale,
-       float softcap, int64_t rows, int64_t cols, int64_t out_row, int64_t x_row, int64_t mask_row),
-      (device, dtype, out, x, mask, mask_rows, scale, softcap, rows, cols, out_row, x_row, mask_row))
-ENTRY(rope,
-      (rtp_cpu_device * device, int dtype, void *out, const void *x, const float *cos, const float *sin,
-       const int32_t *positions, int64_t tokens, int64_t heads, int64_t head_dim, int64_t half, int64_t max_positions,
-       int64_t out_token, int64_t out_head, int64_t x_token, int64_t x_head),
-      (device, dtype, out, x, cos, sin, positions, tokens, heads, head_dim, half, max_positions, out_token, out_head,
-       x_token, x_head))
-ENTRY(gather_rows,
-      (rtp_cpu_device * device, int out_dtype, void *out, int table_dtype, const void *table, const int32_t *ids,
-       int64_t count, int64_t table_rows, int64_t cols, int64_t out_row, int64_t table_row),
-      (device, out_dtype, out, table_dtype, table, ids, count, table_rows, cols, out_row, table_row))
-ENTRY(top_k,
-      (rtp_cpu_device * device, int dtype, void *values, int32_t *indices, const void *x, int64_t rows, int64_t cols,
-       int64_t k, int64_t x_row),
-      (device, dtype, values, indices, x, rows, cols, k, x_row))
-ENTRY(copy,
-      (rtp_cpu_device * device, int itemsize, int rank, const int64_t *shape, void *dst, const int64_t *dst_strides,
-       const void *src, const int64_t *src_strides),
-      (device, itemsize, rank, shape, dst, dst_strides, src, src_strides))
-ENTRY(gemm,
-      (rtp_cpu_device * device, int dtype, void *out, const void *a, int b_dtype, const void *b, int bias_dtype,
-       const void *bias, int trans_b, int64_t m, int64_t n, int64_t k, int64_t out_row, int64_t a_row, int64_t b_row,
-       int64_t batch, const int64_t *offsets),
-      (device, dtype, out, a, b_dtype, b, bias_dtype, bias, trans_b, m, n, k, out_row, a_row, b_row, batch, offsets))
-ENTRY(rows16_pack,
-      (rtp_cpu_device * device, int scheme, uint8_t *out, const uint8_t *payload, const uint16_t *scales,
-       const uint16_t *zeros, int64_t n, int64_t k),
-      (device, scheme, out, payload, scales, zeros, n, k))
-ENTRY(gemm_rows16,
-      (rtp_cpu_device * device, int scheme, int levels, int dtype, void *out, const void *a, const uint8_t *w,
-       int bias_dtype, const void *bias, int64_t m, int64_t n, int64_t k, int64_t out_row, int64_t a_row),
-      (device, scheme, levels, dtype, out, a, w, bias_dtype, bias, m, n, k, out_row, a_row))
-ENTRY(rows16_unpack,
-      (rtp_cpu_device * device, int scheme, int dtype, void *out, const uint8_t *w, const int32_t *ids, int64_t count,
-       int64_t n, int64_t k, int64_t out_row),
-      (device, scheme, dtype, out, w, ids, count, n, k, out_row))
-ENTRY(quantize,
-      (rtp_cpu_device * device, int scheme, int dtype, uint8_t *payload, uint16_t *scales, uint16_t *zeros,
-       const void *x, int64_t n, int64_t k, int64_t x_row),
-      (device, scheme, dtype, payload, scales, zeros, x, n, k, x_row))
-ENTRY(dequantize,
-      (rtp_cpu_device * device, int scheme, int dtype, void *out, const uint8_t *payload, const uint16_t *scales,
-       const uint16_t *zeros, const int32_t *ids, int64_t count, int64_t n, int64_t k, int64_t out_row),
-      (device, scheme, dtype, out, payload, scales, zeros, ids, count, n, k, out_row))
-ENTRY(kv_write,
-      (rtp_cpu_device * device, const rtp_cpu_kv *kv, int dtype, const void *k, const void *v, const int32_t *slots,
-       int64_t tokens, int64_t k_token, int64_t k_head, int64_t v_token, int64_t v_head),
-      (device, kv, dtype, k, v, slots, tokens, k_token, k_head, v_token, v_head))
-ENTRY(kv_gather,
-      (rtp_cpu_device * device, const rtp_cpu_kv *kv, void *k, void *v, const int32_t *block_table, int64_t num_tokens),
-      (device, kv, k, v, block_table, num_tokens))
-ENTRY(decode_attention,
-      (rtp_cpu_device * device, const rtp_cpu_kv *kv, int dtype, void *out, const void *q, const int32_t *block_tables,
-       int64_t table_row, const int32_t *context_lens, int64_t requests, int64_t heads, int64_t out_token,
-       int64_t out_head, int64_t q_token, int64_t q_head, float scale),
-      (device, kv, dtype, out, q, block_tables, table_row, context_lens, requests, heads, out_token, out_head, q_token,
-       q_head, scale))
-ENTRY(context_attention,
-      (rtp_cpu_device * device, const rtp_cpu_kv *kv, int dtype, void *out, const void *q, const int32_t *block_tables,
-       int64_t table_row, const int32_t *context_lens, const int32_t *query_starts, int64_t requests, int64_t heads,
-       int64_t out_token, int64_t out_head, int64_t q_token, int64_t q_head, float scale),
-      (device, kv, dtype, out, q, block_tables, table_row, context_lens, query_starts, requests, heads, out_token,
-       out_head, q_token, q_head, scale))
+ENTRY(binary, 1)
+ENTRY(activation, 1)
+ENTRY(gated_activation, 1)
+ENTRY(cast, 1)
+ENTRY(norm, 1)
+ENTRY(softmax, 1)
+ENTRY(rope, 1)
+ENTRY(gather_rows, 1)
+ENTRY(top_k, 1)
+ENTRY(copy, 0)
+ENTRY(gemm, offsets == NULL)
+ENTRY(rows16_pack, 1)
+ENTRY(gemm_rows16, 1)
+ENTRY(rows16_unpack, 1)
+ENTRY(quantize, 1)
+ENTRY(dequantize, 1)
+ENTRY(kv_write, 1)
+ENTRY(kv_gather, 1)
+ENTRY(decode_attention, 1)
+ENTRY(context_attention, 1)

@@ -42,6 +42,7 @@ typedef struct rtp_pool rtp_pool;
 struct rtp_cpu_device {
     const struct rtp_cpu_kernels *kernels;
     rtp_pool *pool;
+    rtp_cpu_tape *tape; /* being recorded, or NULL */
 };
 
 /* Items [begin, end) of a job, with this thread's own scratch. */

@@ -52,6 +52,26 @@ rtp_cpu_device *rtp_cpu_device_create(int isa, int threads, int rehearses, rtp_c
    only frees memory; every other call works there too, on the caller's thread alone. */
 void rtp_cpu_device_destroy(rtp_cpu_device *device);
 
+/* ---- capture: calls recorded once, then made again back to back ---- */
+
+typedef struct rtp_cpu_tape rtp_cpu_tape;
+
+/* From now on every call that succeeds is kept as well, with its arguments as they are: what they point to must be
+   there, and may have other contents, whenever the tape is replayed. One caller, while it lasts. */
+int rtp_cpu_record(rtp_cpu_device *device);
+
+/* What happens now would be missing from the recording: no tape comes of it. */
+void rtp_cpu_spoil_recording(rtp_cpu_device *device);
+
+/* End the recording. NULL where it is spoilt: also by copies and batched products, whose sizes lie with the caller. */
+rtp_cpu_tape *rtp_cpu_recorded(rtp_cpu_device *device);
+
+/* Make the calls of a tape in order, in one turn of the device. The status of the first that fails, after which none
+   is made, and the name of its kernel. */
+int rtp_cpu_replay(rtp_cpu_device *device, rtp_cpu_tape *tape);
+const char *rtp_cpu_tape_failed(const rtp_cpu_tape *tape);
+void rtp_cpu_tape_destroy(rtp_cpu_tape *tape);
+
 /* ---- element-wise; rows are computed in f32 and stored as `dtype` ---- */
 
 /* out[r, c] = a[r, c] op b[r * b_row + c * b_column]: b_row = 0 broadcasts one row, b_column = 0 one column. */

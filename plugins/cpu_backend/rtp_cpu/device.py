@@ -6,6 +6,7 @@ other strides by a copy, mixed dtypes by computing in float32, which is exact fo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 from typing import Any, ClassVar
 
@@ -78,6 +79,9 @@ class CpuDevice(Device):
         twin._handle = twin._native.handle
         return twin
 
+    def capture(self, step: Callable[[], None]) -> Callable[[], None] | None:
+        return self._native.capture(step)
+
     def close(self) -> None:
         self._native.close()
 
@@ -91,6 +95,7 @@ class CpuDevice(Device):
             return
         is_ours = is_alike and 0 < rank <= MAX_COPY_RANK
         if not is_ours or dst.storage is src.storage:  # what overlaps, and errors, are the default's
+            self._native.spoil_recording()
             super().copy(dst, src)
             return
         shape, to, of = int64s(src.shape), int64s(dst.strides), int64s(src.strides)

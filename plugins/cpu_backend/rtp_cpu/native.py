@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from rtp_core.plugin import (
@@ -27,6 +28,7 @@ SCHEMES: dict[str, int] = {"q4_0": lib.RTP_CPU_Q4_0, "q4_1": lib.RTP_CPU_Q4_1, "
 KINDS: dict[str, int] = {kind: getattr(lib, f"RTP_CPU_{kind.upper()}") for kind in ACTIVATIONS}
 
 NULL = ffi.NULL
+_OOM = lib.RTP_CPU_OUT_OF_MEMORY
 _cast, _POINTER = ffi.cast, ffi.typeof("void *")
 _NO_MEMORY = 64  # an address that is nobody's
 KV_VIEWS = 4096  # kept at most: one per layer of every model that is loaded
@@ -56,10 +58,33 @@ class Native:
         ffi.release(self.handle)
         self._scratch.free()
 
+    def capture(self, step: Callable[[], None]) -> Callable[[], None] | None:
+        """Run `step` and keep its calls of kernels. None where it did anything else to the device's memory."""
+        if status := lib.rtp_cpu_record(self.handle):
+            raise DeviceError("cannot record a step", why="one is being recorded" if status != _OOM else "no memory")
+        try:
+            step()
+        finally:
+            tape = lib.rtp_cpu_recorded(self.handle)
+        if tape == NULL:
+            return None
+        tape, views = ffi.gc(tape, lib.rtp_cpu_tape_destroy), tuple(self._kv.values())  # which its calls point to
+        handle, run = self.handle, lib.rtp_cpu_replay
+
+        def replay(_alive: object = views) -> None:
+            if status := run(handle, tape):
+                self.fail(status, ffi.string(lib.rtp_cpu_tape_failed(tape)).decode())
+
+        return replay
+
+    def spoil_recording(self) -> None:
+        """Something happens that no kernel does: a step that is being recorded cannot be replayed."""
+        lib.rtp_cpu_spoil_recording(self.handle)
+
     def fail(self, status: int, op: str, *operands: Buffer | None) -> NoReturn:
         """Raise what a status other than 0 means."""
-        where = f"{op} of {', '.join(repr(x) for x in operands if x is not None)}"
-        if status == lib.RTP_CPU_OUT_OF_MEMORY:
+        where = f"{op} of {', '.join(repr(x) for x in operands if x is not None)}" if operands else op
+        if status == _OOM:
             raise self._scratch.take_error() or OutOfMemoryError("the work space exceeds any memory", where=where)
         if status == lib.RTP_CPU_OUT_OF_RANGE:
             raise DeviceError("an id, position, slot or block lies outside its table", where=where)

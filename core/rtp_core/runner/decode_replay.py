@@ -1,0 +1,165 @@
+"""Decode steps recorded once per batch size and replayed: what varies lies in buffers that stay where they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NoReturn, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtp_core import dtypes
+from rtp_core.device.attention_batch import AttentionBatch, ForwardBatch
+from rtp_core.device.device import Device
+from rtp_core.device.weights import ModelWeights
+from rtp_core.kv.kv_cache import KVCache
+from rtp_core.memory.buffer import Buffer
+from rtp_core.memory.space import Region
+from rtp_core.scheduled_batch import ScheduledRequest
+
+TAG = "decode_replay"
+_ROWS = 4  # token ids, positions, slots, context lengths
+
+
+class _HostRead(Exception):
+    """A step that is being recorded wants a number that only a running one has."""
+
+
+class _Varying:
+    """In place of the host's context lengths while a step is recorded: how many there are, not what they are."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, key: object) -> NoReturn:
+        raise _HostRead
+
+
+@dataclass(frozen=True, slots=True)
+class _Recorded:
+    """A step of one batch size, and where its logits [R, V] lie once `replay` has run."""
+
+    attention: AttentionBatch
+    replay: Callable[[], None]
+    logits: Buffer
+
+
+class DecodeReplay:
+    """Serves decode steps of up to `max_num_seqs` requests of up to `max_num_blocks` blocks.
+
+    Its memory is private, `nbytes` (see replay_bytes) for a step's integers and for whatever a step allocates; those of
+    all batch sizes lie over one another. `problem`: why steps are not replayed, found out by recording one; or "".
+    Raises OutOfMemoryError.
+    """
+
+    def __init__(
+        self,
+        ops: Device,
+        weights: ModelWeights,
+        cache: KVCache,
+        *,
+        max_num_seqs: int,
+        max_num_blocks: int,
+        nbytes: int,
+    ) -> None:
+        self._device, self._weights, self._cache = ops, weights, cache
+        with ops.arena.lifetime("private"):
+            storage = ops.arena.allocate(nbytes - _ints_bytes(max_num_seqs, max_num_blocks, ops.alignment), TAG)
+            self._ints = ops.alloc((_ROWS, max_num_seqs), dtypes.int32, TAG)
+            self._starts = ops.alloc((max_num_seqs + 1,), dtypes.int32, TAG)
+            self._tables = ops.alloc((max_num_seqs, max_num_blocks), dtypes.int32, TAG)
+        self._region = Region(storage.space, storage.address, storage.nbytes, storage.host_bytes(), storage)
+        self._host_ints = np.zeros(self._ints.shape, np.int32)
+        self._host_starts = np.arange(max_num_seqs + 1, dtype=np.int32)
+        self._host_tables = np.zeros(self._tables.shape, np.int32)
+        self._staged = Buffer.borrow(self._host_ints), Buffer.borrow(self._host_tables)
+        ops.copy(self._starts, Buffer.borrow(self._host_starts))
+        self._rows: list[Sequence[int]] = [()] * max_num_seqs  # the block table that each row of the tables has
+        self._recorded: dict[int, _Recorded] = {}
+        self.problem = self._record(1)
+
+    def logits(self, requests: Sequence[ScheduledRequest]) -> Buffer | None:
+        """Run one step of decode requests: [R, V] float32, which the next step overwrites. None: see `problem`."""
+        count = len(requests)
+        self._bring(requests)
+        if count not in self._recorded:
+            self.problem = self._record(count)
+            if self.problem:
+                return None
+        recorded = self._recorded[count]
+        self._device.plan_attention(recorded.attention)
+        recorded.replay()
+        return recorded.logits
+
+    def _record(self, count: int) -> str:
+        """Run a step and keep it. Returns why that is not possible."""
+        ops = self._device.over(self._region)
+        attention = self._attention(count)
+        attention = replace(attention, plan=ops.plan_attention(attention))
+        varying = cast("NDArray[np.int32]", _Varying(count))
+        batch = ForwardBatch(self._ints[0, :count], replace(attention, context_lens=varying))
+        logits: list[Buffer] = []
+
+        def step() -> None:
+            hidden = ops.model_forward(self._weights, self._cache.layers, batch)
+            logits.append(ops.lm_head(hidden, self._weights.lm_head))
+
+        try:
+            with ops.arena.lifetime("persistent"):  # the logits stay
+                replay = ops.capture(step)
+        except _HostRead:
+            return "an op of the plan reads context lengths on the host"
+        if replay is None:
+            return "the device keeps no record of them"
+        self._recorded[count] = _Recorded(attention, replay, logits[0])
+        return ""
+
+    def _attention(self, count: int) -> AttentionBatch:
+        """Over the fixed buffers; what they hold when it is read is the step's."""
+        return AttentionBatch(
+            num_decode=count,
+            query_starts=self._host_starts[: count + 1],
+            context_lens=self._host_ints[3, :count],
+            device_query_starts=self._starts[: count + 1],
+            device_context_lens=self._ints[3, :count],
+            block_tables=self._tables[:count],
+            positions=self._ints[1, :count],
+            slots=self._ints[2, :count],
+        )
+
+    def _bring(self, requests: Sequence[ScheduledRequest]) -> None:
+        """The step's integers, to the device."""
+        block_size, changed = self._cache.block_size, False
+        tokens, starts, slots = [], [], []
+        for row, (request, start, _, table) in enumerate(requests):
+            output = request.output_token_ids
+            tokens.append(output[-1] if output else request.prompt_token_ids[-1])
+            starts.append(start)
+            slots.append(table[start // block_size] * block_size + start % block_size)
+            if table is not self._rows[row]:
+                self._write_tables(row, table)
+                changed = True
+        ints, count = self._host_ints, len(requests)
+        ints[:3, :count] = tokens, starts, slots
+        np.add(ints[1, :count], 1, out=ints[3, :count])
+        self._device.copy(self._ints, self._staged[0])
+        if changed:
+            self._device.copy(self._tables, self._staged[1])
+
+    def _write_tables(self, row: int, table: Sequence[int]) -> None:
+        self._host_tables[row, : len(table)] = table
+        self._rows[row] = table
+
+
+def replay_bytes(step_bytes: int, *, max_num_seqs: int, max_num_blocks: int, alignment: int) -> int:
+    """What a DecodeReplay takes in all, with `step_bytes` for what the largest step allocates."""
+    return -(-step_bytes // alignment) * alignment + _ints_bytes(max_num_seqs, max_num_blocks, alignment)
+
+
+def _ints_bytes(max_num_seqs: int, max_num_blocks: int, alignment: int) -> int:
+    counts = _ROWS * max_num_seqs, max_num_seqs + 1, max_num_seqs * max_num_blocks
+    return sum(-(-4 * count // alignment) * alignment for count in counts)
