@@ -67,30 +67,23 @@ class Engine:
     def _update(self, batch: ScheduledBatch, result: StepResult) -> list[Progress]:
         self._scheduler.update(batch, result.token_ids)
         progress = []
-        for i, scheduled in enumerate(batch.requests):
-            request, token_id = scheduled.request, result.token_ids[i]
+        for scheduled, token_id, logprobs, prompt_logprobs in zip(batch.requests, *result, strict=True):
+            request = scheduled.request
             text = "" if token_id is None else self._advance_text(request, token_id)
-            progress.append(
-                Progress(
-                    request.request_id,
-                    text,
-                    token_id,
-                    result.logprobs[i],
-                    result.prompt_logprobs[i],
-                    request.finish_reason,
-                )
-            )
+            piece = Progress(request.request_id, text, token_id, logprobs, prompt_logprobs, request.finish_reason)
+            progress.append(piece)
         return progress
 
     def _advance_text(self, request: Request, token_id: int) -> str:
         output = self._texts[request.request_id]
         piece = output.feed(token_id)
-        if request.is_finished:
+        if request.finish_reason is not None:
             piece += output.finish()
-        elif output.is_stopped:
+        elif not output.is_stopped:
+            return piece
+        else:
             self._scheduler.finish(request.request_id, "stop")
         if output.is_stopped:
             request.finish_reason = "stop"  # it may have reached its length with the same token
-        if request.is_finished:
-            del self._texts[request.request_id]
+        del self._texts[request.request_id]
         return piece

@@ -53,7 +53,7 @@ class BlockManager:
         table = self._table(request_id)
         if num_tokens <= self._num_tokens[request_id]:
             return True
-        missing = self.num_blocks_for(num_tokens) - len(table)
+        missing = -(-num_tokens // self.block_size) - len(table)
         if missing > len(self._free):
             return False
         for _ in range(missing):

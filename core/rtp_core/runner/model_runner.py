@@ -106,8 +106,8 @@ class ModelRunner:
         )
         for i, token_id in zip(yielding, chosen.tolist(), strict=True):
             result.token_ids[i] = token_id
-        wanted = np.flatnonzero(sampling.num_logprobs >= 0)
-        if len(wanted):
+        if sampling.has_logprobs:
+            wanted = np.flatnonzero(sampling.num_logprobs >= 0)
             dicts = _logprobs(ops.download(logits)[wanted], chosen[wanted], sampling.num_logprobs[wanted])
             for row, logprobs in zip(wanted.tolist(), dicts, strict=True):
                 result.logprobs[yielding[row]] = logprobs

@@ -30,7 +30,7 @@ def uniform(seed: int, token_index: int) -> float:
 class SamplingBatch:
     """Arguments of the op `sample`, a row for every request that gets a token: all [R].
 
-    num_logprobs: the request's `logprobs`; -1 where they are off.
+    num_logprobs: the request's `logprobs`; -1 where they are off. is_greedy: all are. has_logprobs: some are on.
     """
 
     temperature: NDArray[np.float32]
@@ -39,6 +39,8 @@ class SamplingBatch:
     min_p: NDArray[np.float32]
     uniforms: NDArray[np.float64]
     num_logprobs: NDArray[np.int64]
+    is_greedy: bool
+    has_logprobs: bool
 
     @classmethod
     def of(cls, requests: Sequence[Request]) -> Self:
@@ -51,11 +53,13 @@ class SamplingBatch:
             min_p=np.array([s.min_p for s in sampling], np.float32),
             uniforms=_uniforms(requests),
             num_logprobs=np.array([-1 if s.logprobs is None else s.logprobs for s in sampling], np.int64),
+            is_greedy=all(s.is_greedy for s in sampling),
+            has_logprobs=any(s.logprobs is not None for s in sampling),
         )
 
     def next(self, requests: Sequence[Request]) -> Self:
         """The same requests, one output token later."""
-        return replace(self, uniforms=_uniforms(requests)) if self.temperature.any() else self
+        return self if self.is_greedy else replace(self, uniforms=_uniforms(requests))
 
 
 def _uniforms(requests: Sequence[Request]) -> NDArray[np.float64]:

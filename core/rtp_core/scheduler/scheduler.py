@@ -35,6 +35,7 @@ class Scheduler:
         self.config = config
         self._blocks = block_manager
         self._unfinished: dict[str, Request] = {}
+        self._limits: dict[str, int] = {}  # prompt and output tokens at which each ends
         self._running: list[Request] = []  # both sorted by _service_order
         self._waiting: list[Request] = []
         self._num_arrivals = 0
@@ -73,6 +74,7 @@ class Scheduler:
                 hint="shorten the prompt or raise --memory-budget",
             )
         request.arrival = self._num_arrivals
+        self._limits[request_id] = self._max_num_tokens(request)
         self._num_arrivals += 1
         self._unfinished[request_id] = request
         insort(self._waiting, request, key=_service_order)
@@ -90,6 +92,7 @@ class Scheduler:
         if request is None:
             raise RequestError(f"cannot finish request {request_id!r}", why="no unfinished request has this id")
         request.finish_reason = reason
+        del self._limits[request_id]
         if not _remove(self._waiting, request):
             _remove(self._running, request)
             self._blocks.free(request_id)
@@ -102,20 +105,25 @@ class Scheduler:
         decodes: list[ScheduledRequest] = []
         prefills: list[ScheduledRequest] = []
         preempted: list[str] = []
+        running, blocks = self._running, self._blocks
         # Decodes are budgeted before any prefill. What a preempted one leaves unused is not worth a second pass.
-        budget = self.config.max_num_batched_tokens - sum(_num_missing(r) == 1 for r in self._running)
-        # Not a for loop over a copy: preemption shortens the list from its end while we walk it.
+        missing = [request.num_tokens - request.num_computed_tokens for request in running]
+        budget = self.config.max_num_batched_tokens - missing.count(1)
+        # Not a for loop over the list: preemption shortens it from its end while we walk it.
         index = 0
-        while index < len(self._running):
-            request = self._running[index]
+        while index < len(running):
+            request, num_tokens = running[index], missing[index]
             index += 1
-            num_tokens = _num_missing(request)
             if num_tokens > 1:
                 num_tokens = min(num_tokens, budget)
                 budget -= num_tokens
-            if num_tokens and self._grow(request, request.num_computed_tokens + num_tokens, preempted):
-                scheduled = self._scheduled(request, num_tokens)
-                (decodes if scheduled.is_decode else prefills).append(scheduled)
+            if not num_tokens:
+                continue
+            start, request_id = request.num_computed_tokens, request.request_id
+            if blocks.extend(request_id, start + num_tokens) or self._grow(request, start + num_tokens, preempted):
+                scheduled = ScheduledRequest(request, start, num_tokens, blocks.block_table(request_id))
+                is_decode = num_tokens == missing[index - 1] == 1 and start
+                (decodes if is_decode else prefills).append(scheduled)
         # A step that took blocks away gives none to newcomers, least of all to those it took them from. Where the
         # tail waits for a block none is free, and nobody is admitted either.
         if not preempted:
@@ -131,13 +139,14 @@ class Scheduler:
         """
         assert len(token_ids) == len(batch.requests), f"{len(token_ids)} tokens for {len(batch.requests)} requests"
         changed: list[Request] = []
-        for scheduled, token_id in zip(batch.requests, token_ids, strict=True):
-            request = scheduled.request
-            if request.is_finished:
+        for (request, start, num_tokens, _), token_id in zip(batch.requests, token_ids, strict=True):
+            if request.finish_reason is not None:
                 continue
-            assert request.num_computed_tokens == scheduled.start, f"request {request.request_id!r} was booked twice"
-            assert (token_id is not None) == scheduled.yields_token, f"token {token_id} for {request.request_id!r}"
-            request.num_computed_tokens += scheduled.num_tokens
+            assert request.num_computed_tokens == start, f"request {request.request_id!r} was booked twice"
+            request.num_computed_tokens = computed = start + num_tokens
+            assert (token_id is not None) == (computed == request.num_tokens), (
+                f"token {token_id} for {request.request_id!r}"
+            )
             if token_id is None:
                 continue
             request.output_token_ids.append(token_id)
@@ -154,12 +163,13 @@ class Scheduler:
         assert self._waiting == sorted(self._waiting, key=_service_order)
         queued = [request.request_id for request in self._running + self._waiting]
         assert sorted(queued) == sorted(self._unfinished), "a request is lost or queued twice"
+        assert self._limits == {r.request_id: self._max_num_tokens(r) for r in self._unfinished.values()}
         assert not any(request.is_finished for request in self._unfinished.values())
         assert len(self._running) <= self.config.max_num_seqs
         assert all(request.num_computed_tokens == 0 for request in self._waiting)
         num_owned = 0
         for request in self._running:
-            assert request.num_computed_tokens < request.num_tokens < self._max_num_tokens(request)
+            assert request.num_computed_tokens < request.num_tokens < self._limits[request.request_id]
             num_blocks = len(self._blocks.block_table(request.request_id))
             assert num_blocks >= self._blocks.num_blocks_for(request.num_computed_tokens)
             num_owned += num_blocks
@@ -192,11 +202,7 @@ class Scheduler:
             insort(self._running, request, key=_service_order)
             num_tokens = min(request.num_tokens, budget)
             budget -= num_tokens
-            prefills.append(self._scheduled(request, num_tokens))
-
-    def _scheduled(self, request: Request, num_tokens: int) -> ScheduledRequest:
-        table = self._blocks.block_table(request.request_id)
-        return ScheduledRequest(request, request.num_computed_tokens, num_tokens, table)
+            prefills.append(ScheduledRequest(request, 0, num_tokens, self._blocks.block_table(request.request_id)))
 
     def _reason_to_finish(self, request: Request, token_id: int) -> FinishReason | None:
         sampling = request.sampling
@@ -204,7 +210,7 @@ class Scheduler:
             return "stop"
         if token_id in sampling.stop_token_ids:
             return "stop"
-        return "length" if request.num_tokens >= self._max_num_tokens(request) else None
+        return "length" if request.num_tokens >= self._limits[request.request_id] else None
 
     def _max_num_tokens(self, request: Request) -> int:
         """Prompt and output tokens at which a request ends."""
@@ -217,11 +223,6 @@ class Scheduler:
 
 def _service_order(request: Request) -> tuple[int, int]:
     return request.priority, request.arrival
-
-
-def _num_missing(request: Request) -> int:
-    """Tokens known and not computed: never 0 between two steps, and 1 where the request decodes."""
-    return request.num_tokens - request.num_computed_tokens
 
 
 def _remove(queue: list[Request], request: Request) -> bool:

@@ -18,6 +18,8 @@ class StopChecker:
         self._stop = tuple(dict.fromkeys(stop))
         if "" in self._stop:
             raise ConfigError("bad stop string", why="an empty one is everywhere")
+        self._starts = frozenset(s[:n] for s in self._stop for n in range(1, len(s)))
+        self._longest_start = max(map(len, self._starts), default=0)
         self._held = ""
         self.stopped_by: str | None = None
 
@@ -25,10 +27,12 @@ class StopChecker:
         """The text that is safe to emit. Once `stopped_by` is set there is no more."""
         if self.stopped_by is not None:
             return ""
+        if not self._stop:
+            return piece
         text = self._held + piece
-        found = min(((text.find(s) + len(s), -len(s), s) for s in self._stop if s in text), default=None)
-        if found is not None:
-            end, _, self.stopped_by = found
+        found = [(text.find(s) + len(s), -len(s), s) for s in self._stop if s in text]
+        if found:
+            end, _, self.stopped_by = min(found)
             self._held = ""
             return text[: end - len(self.stopped_by)]
         keep = self._possible_start(text)
@@ -42,5 +46,7 @@ class StopChecker:
 
     def _possible_start(self, text: str) -> int:
         """Length of the longest end of `text` that begins a stop string."""
-        longest = min(len(text), max(map(len, self._stop), default=1) - 1)
-        return next((n for n in range(longest, 0, -1) if any(s.startswith(text[-n:]) for s in self._stop)), 0)
+        for n in range(min(len(text), self._longest_start), 0, -1):
+            if text[-n:] in self._starts:
+                return n
+        return 0

@@ -37,7 +37,7 @@ from rtp_core.plugin import (
     reserve_host,
 )
 from rtp_cpu import attention, matmul, quantized
-from rtp_cpu._native import lib
+from rtp_cpu._native import ffi, lib
 from rtp_cpu.manifest import MANIFEST
 from rtp_cpu.native import DTYPES, KINDS, NULL, Native, int64s, mismatch, pointer
 from rtp_cpu.processor import usable_threads
@@ -45,6 +45,7 @@ from rtp_cpu.views import has_contiguous_rows, rows_of
 
 MAX_COPY_RANK = 6
 REHEARSAL_ROOM = 8  # times the host's memory: what does not fit into the arena shall be measured too
+_cast = ffi.cast
 _INDEX_TYPES = (dtypes.int32, dtypes.int64)
 
 
@@ -331,6 +332,28 @@ class CpuDevice(Device):
         if status := lib.rtp_cpu_top_k(self._handle, DTYPES[x.dtype], *results, pointer(x), *x.shape, k, x.strides[0]):
             self._native.fail(status, f"top {k}", x)
         return values, indices
+
+    @overrides("sample", impl="cpu.sample")
+    def _sample(
+        self,
+        logits: Buffer,
+        *,
+        temperature: NDArray[np.float32],
+        top_k: NDArray[np.int64],
+        top_p: NDArray[np.float32],
+        min_p: NDArray[np.float32],
+        uniforms: NDArray[np.float64],
+    ) -> NDArray[np.int64]:
+        """Greedy rows by one kernel; what is to be drawn, and errors, are the default's."""
+        peaks, ids = np.empty(logits.shape[0], np.float32), np.empty(logits.shape[0], np.int32)
+        places = _cast("float *", peaks.ctypes.data), _cast("int32_t *", ids.ctypes.data)
+        if status := lib.rtp_cpu_argmax(self._handle, *places, pointer(logits), *logits.shape, logits.strides[0]):
+            self._native.fail(status, "sample", logits)
+        if temperature.any() or not np.isfinite(peaks).all():
+            return super().sample(
+                logits, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, uniforms=uniforms
+            )
+        return ids.astype(np.int64)
 
     # -- matrix products and quantized weights -------------------------------------------------------------------
 

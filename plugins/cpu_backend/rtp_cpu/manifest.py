@@ -14,6 +14,7 @@ MANIFEST = Manifest(
         DeclaredOverride("decoder_self_attention", "cpu.decoder_self_attention"),
         DeclaredOverride("gated_activation", "cpu.gated_activation"),
         DeclaredOverride("lm_head", "cpu.lm_head", handles=frozenset({"bias"}), is_conditional=True),
+        DeclaredOverride("sample", "cpu.sample"),
     ),
     schemes=("q4_0", "q4_1", "q8_0"),
     features=("bias", "layer_norm", "moe", "qk_norm"),

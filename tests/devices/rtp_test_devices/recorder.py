@@ -55,7 +55,7 @@ _Recorded: Any = type("_Recorded", (), {op: _recorded(op) for op in PRIMITIVES})
 
 
 class RecorderDevice(_Recorded, Device):
-    """`calls` grows by one entry for every primitive and every copy; clear it at will."""
+    """`calls` grows by one entry for every primitive, copy and replayed step; clear it at will."""
 
     manifest: ClassVar[Manifest] = MANIFEST
     space = MemorySpace("recorder:0", host_addressable=False)
@@ -72,6 +72,10 @@ class RecorderDevice(_Recorded, Device):
 
     def rehearsal(self) -> Device:
         return self.over(Region(self.space, BASE, TOTAL_BYTES))
+
+    def capture(self, step: Callable[[], None]) -> Callable[[], None]:
+        step()
+        return lambda: self._record("replay", {})
 
     def copy(self, dst: Buffer, src: Buffer) -> None:
         self._record("copy", {"dst": dst, "src": src})
