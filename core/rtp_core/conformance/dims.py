@@ -32,9 +32,9 @@ class Dims:
     def kv_size(self) -> int:
         return self.num_key_value_heads * self.head_dim
 
-    def rounded(self, group: int) -> Self:
-        """Sizes up to multiples of a quantization group, as far as a weight has them as columns."""
-        up = {n: -(-getattr(self, n) // group) * group for n in ("hidden_size", "intermediate_size", "head_dim")}
+    def rounded(self, unit: int) -> Self:
+        """Sizes up to multiples of a scheme's unit, as far as a weight has them as columns."""
+        up = {n: -(-getattr(self, n) // unit) * unit for n in ("hidden_size", "intermediate_size", "head_dim")}
         return replace(self, **up)
 
     @classmethod

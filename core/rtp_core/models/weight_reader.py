@@ -22,10 +22,10 @@ from rtp_core.device.weights import Linear, Norm
 from rtp_core.dtypes import DType
 from rtp_core.errors import CheckpointError, ConfigError
 from rtp_core.memory.buffer import Buffer
-from rtp_core.memory.qbuffer import Q4_0, Q4_1, Q8_0, QBuffer, QuantScheme
+from rtp_core.memory.qbuffer import SCHEMES, QBuffer, QuantScheme
 
 AUTO = "auto"
-QUANTIZATIONS: dict[str, QuantScheme] = {scheme.name: scheme for scheme in (Q4_0, Q4_1, Q8_0)}
+QUANTIZATIONS = SCHEMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +173,7 @@ def stored_as(tensor: Buffer, precision: Precision, manifest: Manifest) -> DType
         keeps = precision.keeps_storage and tensor.scheme.name in manifest.schemes
         return tensor.scheme if keeps else precision.dtype
     scheme = precision.quantization
-    if scheme is not None and tensor.shape[1] % scheme.group == 0:
+    if scheme is not None and tensor.shape[1] % scheme.unit == 0:
         return scheme
     keeps = precision.keeps_storage and tensor.dtype.name in manifest.dtypes
     return tensor.dtype if keeps else precision.dtype
