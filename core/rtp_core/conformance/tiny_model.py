@@ -91,7 +91,8 @@ def generate(
 ) -> list[Generated]:
     """Greedy tokens of every prompt, all of them in one continuous batch."""
     precision = Precision.of(device, dtype, quantization)
-    loader = WeightLoader(device, tiny_tensors(config), precision, WHERE)
+    tensors = tiny_tensors(config)
+    loader = WeightLoader(device, tensors, tensors, precision, WHERE)
     weights = load_model(config, loader, MAX_MODEL_LEN, WHERE)
     plan = resolve(device, demand(config, weights))
     size = device.kv_layout.block_size

@@ -23,15 +23,19 @@ class WeightLoader(WeightReader):
         self,
         device: Device,
         tensors: Mapping[str, Buffer],
+        header: Mapping[str, Buffer],
         precision: Precision,
         where: str,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
-        super().__init__(tensors, precision, device.manifest, where, progress)
-        self._device = device
+        super().__init__(header, precision, device.manifest, where, progress)
+        self._device, self._tensors = device, tensors
 
     def upload(self, array: NDArray[Any], tag: str) -> Buffer:
         return self._device.upload(array, tag)
+
+    def _contents(self, tensor: Buffer, name: str) -> Buffer:
+        return self._tensors[name]
 
     def _convert(self, tensor: Buffer, form: DType | QuantScheme, name: str) -> Buffer:
         if isinstance(tensor, QBuffer):
