@@ -21,6 +21,7 @@ from rtp_core.device.plan import explained_rows
 from rtp_core.device.reference import MANIFEST
 from rtp_core.engine.engine_config import EngineConfig
 from rtp_core.engine.explaining import explain_plan
+from rtp_core.engine.forecast import forecast
 from rtp_core.memory.qbuffer import SCHEMES
 from rtp_core.models.model import demand_of_header
 from rtp_core.models.weight_reader import Precision
@@ -99,6 +100,20 @@ def test_the_plan_is_told_without_unpacking_a_block(
     told = explain_plan(path, EngineConfig(device=device))
     assert told.hash == plan.hash
     assert told.rows == plan.rows
+
+
+@pytest.mark.parametrize("device", ["ref", "cpu"])
+@each_model
+def test_a_start_takes_the_memory_that_was_forecast(
+    name: str, device: str, mixed: Callable[[str], tuple[Path, torch.nn.Module]]
+) -> None:
+    path, _ = mixed(name)
+    options = {"device": device, "memory_budget": BUDGET, "max_model_len": 64, "max_num_seqs": 2}
+    told = forecast(open_checkpoint(path), options)
+    with LLM(str(path), **options) as llm:
+        stats = llm.memory.stats
+        kv_bytes = sum(row.nbytes for row in llm.memory.map("now").ranges if row.tag == "kv_cache")
+    assert told.need.weights_bytes == pytest.approx(stats.persistent_bytes - kv_bytes, rel=0.01)
 
 
 def rows_of(path: Path, manifest: Manifest) -> dict[str, str]:
