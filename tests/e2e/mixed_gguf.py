@@ -85,8 +85,8 @@ MIXED = {
 }  # fmt: skip
 
 
-def write_mixed(name: str, path: Path) -> Path:
-    """The file of a name in MIXED."""
+def write_mixed(name: str, path: Path, *, as_floats: bool = False) -> Path:
+    """The file of a name in MIXED; `as_floats` with the numbers that its blocks mean."""
     mixed, rng = MIXED[name], np.random.default_rng(sum(map(ord, name)))
     writer = gguf.GGUFWriter(path, mixed.arch)
     writer.add_block_count(mixed.num_layers)
@@ -101,7 +101,11 @@ def write_mixed(name: str, path: Path) -> Path:
     writer.add_vocab_size(VOCAB)
     _add_tokenizer(writer, mixed.pre)
     for tensor, kind, rows, columns in _matrices(mixed):
-        writer.add_tensor(tensor, _blocks(kind, rows, columns, rng), raw_dtype=gguf.GGMLQuantizationType[kind])
+        data, stored = _blocks(kind, rows, columns, rng), gguf.GGMLQuantizationType[kind]
+        if as_floats:
+            writer.add_tensor(tensor, gguf.quants.dequantize(data, stored).astype(np.float32))
+        else:
+            writer.add_tensor(tensor, data, raw_dtype=stored)
     for tensor, size, low, high in _vectors(mixed):
         writer.add_tensor(tensor, rng.uniform(low, high, size).astype(np.float32))
     writer.write_header_to_file()

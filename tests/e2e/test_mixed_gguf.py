@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from rtp_core.memory.qbuffer import SCHEMES
 from rtp_core.models.model import demand_of_header
 from rtp_core.models.weight_reader import Precision
 
+RECORDED = json.loads((Path(__file__).parent.parent / "data" / "mixed_gguf_llama_cpp.json").read_text(encoding="utf-8"))
 PROMPT = "The quick brown fox jumps over the lazy dog, twice."
 BUDGET = 256 << 20  # bytes
 
@@ -114,6 +116,17 @@ def test_a_start_takes_the_memory_that_was_forecast(
         stats = llm.memory.stats
         kv_bytes = sum(row.nbytes for row in llm.memory.map("now").ranges if row.tag == "kv_cache")
     assert told.need.weights_bytes == pytest.approx(stats.persistent_bytes - kv_bytes, rel=0.01)
+
+
+@each_model
+def test_llama_cpp_agrees(name: str, mixed: Callable[[str], tuple[Path, torch.nn.Module]]) -> None:
+    """It was recorded. It quantizes activations, so that of the file it is as far from us as from its own floats."""
+    path, _ = mixed(name)
+    ids, quantized, floats = (np.array(RECORDED[name][key]) for key in ("token_ids", "quantized", "floats"))
+    with LLM(str(path), device="cpu", dtype="float32", memory_budget=BUDGET) as llm:
+        ours = scores(llm, ids.tolist())
+    assert np.abs(ours - floats).mean() < 0.005  # its KV cache is float16
+    assert np.abs(ours - quantized).mean() < 1.05 * np.abs(floats - quantized).mean() < 0.12
 
 
 def rows_of(path: Path, manifest: Manifest) -> dict[str, str]:
