@@ -62,6 +62,11 @@ if TYPE_CHECKING:
     from rtp_core.memory.qbuffer import (
         Q4_0 as Q4_0,
         Q4_1 as Q4_1,
+        Q4_K as Q4_K,
+        Q5_0 as Q5_0,
+        Q5_1 as Q5_1,
+        Q5_K as Q5_K,
+        Q6_K as Q6_K,
         Q8_0 as Q8_0,
         QBuffer as QBuffer,
         QuantScheme as QuantScheme,
@@ -136,6 +141,11 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "rtp_core.memory.qbuffer": (
         "Q4_0",
         "Q4_1",
+        "Q4_K",
+        "Q5_0",
+        "Q5_1",
+        "Q5_K",
+        "Q6_K",
         "Q8_0",
         "QBuffer",
         "QuantScheme",

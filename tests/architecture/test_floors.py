@@ -141,7 +141,8 @@ def test_the_public_face_is_what_api_1_promised() -> None:
         DType Device DeclaredOverride DeviceConfig DeviceError DeviceInfo Event FfnWeights ForwardBatch HOST
         KVLayout LayerWeights Linear Manifest MemorySpace ModelWeights MoeWeights No Norm OPS OutOfMemoryError
         Override PLUGIN_API PRIMITIVES Predicate
-        Q4_0 Q4_1 Q8_0 QBuffer QuantScheme Region RopeTables RtpError Shape Signature Storage YES Yes dtypes
+        Q4_0 Q4_1 Q4_K Q5_0 Q5_1 Q5_K Q6_K Q8_0
+        QBuffer QuantScheme Region RopeTables RtpError Shape Signature Storage YES Yes dtypes
         allocated_results hookimpl host_memory_info overrides rehearsal_of reserve_host
     """
     assert set(rtp_core.plugin.__all__) == set(promised.split())

@@ -26,6 +26,9 @@ SHAPES = {
     "llama_biases": dict(
         attention_bias=True, mlp_bias=True, hidden_size=72, num_attention_heads=6, num_key_value_heads=3
     ),
+    "llama_whole_blocks": dict(
+        hidden_size=256, intermediate_size=512, num_attention_heads=4, num_key_value_heads=2, initializer_range=0.1
+    ),
     "llama_wide_heads": dict(hidden_size=48, num_attention_heads=3, num_key_value_heads=3, head_dim=40),
     "llama3_rope": dict(
         num_attention_heads=4,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from oracle import llama_of_gguf
+from oracle import model_of_gguf
 
 from rtp_core import LLM
 
@@ -20,7 +20,7 @@ OpenModel = Callable[[str, str], LLM]
 @pytest.fixture(scope="session")
 def oracle_model(default_model_path: Path) -> torch.nn.Module:
     torch.set_num_threads(2)
-    return llama_of_gguf(default_model_path)
+    return model_of_gguf(default_model_path)
 
 
 @pytest.fixture(scope="session")

@@ -8,11 +8,12 @@ import gguf
 import numpy as np
 import torch
 from gguf.quants import dequantize
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 NAMES = {
     "token_embd": "model.embed_tokens",
     "output_norm": "model.norm",
+    "output": "lm_head",
     "attn_norm": "input_layernorm",
     "ffn_norm": "post_attention_layernorm",
     "attn_q": "self_attn.q_proj",
@@ -25,39 +26,42 @@ NAMES = {
 }
 
 
-def llama_of_gguf(path: Path) -> LlamaForCausalLM:
-    """A float32 llama with tied embeddings. GGUF stores q and k rows for interleaved rope: pairs side by side."""
+def model_of_gguf(path: Path) -> LlamaForCausalLM | Qwen2ForCausalLM:
+    """A float32 llama or qwen2. GGUF stores a llama's q and k rows for interleaved rope: pairs side by side."""
     reader = gguf.GGUFReader(path)
-    value = {name: field.contents() for name, field in reader.fields.items() if name.startswith("llama.")}
-    heads, kv_heads = value["llama.attention.head_count"], value["llama.attention.head_count_kv"]
-    config = LlamaConfig(
-        vocab_size=value["llama.vocab_size"],
-        hidden_size=value["llama.embedding_length"],
-        intermediate_size=value["llama.feed_forward_length"],
-        num_hidden_layers=value["llama.block_count"],
+    arch = reader.fields["general.architecture"].contents()
+    value = {n.removeprefix(f"{arch}."): f.contents() for n, f in reader.fields.items() if n.startswith(f"{arch}.")}
+    heads, kv_heads = value["attention.head_count"], value["attention.head_count_kv"]
+    names = {tensor.name for tensor in reader.tensors}
+    options = dict(
+        vocab_size=value["vocab_size"],
+        hidden_size=value["embedding_length"],
+        intermediate_size=value["feed_forward_length"],
+        num_hidden_layers=value["block_count"],
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
-        rms_norm_eps=value["llama.attention.layer_norm_rms_epsilon"],
-        max_position_embeddings=value["llama.context_length"],
-        rope_parameters={"rope_type": "default", "rope_theta": value["llama.rope.freq_base"]},
-        tie_word_embeddings=True,
+        rms_norm_eps=value["attention.layer_norm_rms_epsilon"],
+        max_position_embeddings=value["context_length"],
+        rope_parameters={"rope_type": "default", "rope_theta": value["rope.freq_base"]},
+        tie_word_embeddings="output.weight" not in names,
         attn_implementation="eager",
     )
-    model = LlamaForCausalLM(config).eval()
+    is_qwen = arch == "qwen2"
+    model = Qwen2ForCausalLM(Qwen2Config(**options)) if is_qwen else LlamaForCausalLM(LlamaConfig(**options))
     state = {}
     for tensor in reader.tensors:
-        weights = np.array(dequantize(tensor.data, tensor.tensor_type), np.float32)
-        kind = tensor.name.split(".")[-2]
-        if kind in ("attn_q", "attn_k"):
+        numbers = np.array(dequantize(tensor.data, tensor.tensor_type), np.float32)
+        kind, part = tensor.name.split(".")[-2:]
+        if kind in ("attn_q", "attn_k") and not is_qwen:
             count = heads if kind == "attn_q" else kv_heads
-            pairs = weights.reshape(count, weights.shape[0] // count // 2, 2, -1)
-            weights = pairs.swapaxes(1, 2).reshape(weights.shape)
+            pairs = numbers.reshape(count, numbers.shape[0] // count // 2, 2, -1)
+            numbers = pairs.swapaxes(1, 2).reshape(numbers.shape)
         layer = f"model.layers.{tensor.name.split('.')[1]}." if tensor.name.startswith("blk.") else ""
-        state[f"{layer}{NAMES[kind]}.weight"] = torch.from_numpy(weights)
+        state[f"{layer}{NAMES[kind]}.{part}"] = torch.from_numpy(numbers)
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert not unexpected and missing in ([], ["lm_head.weight"])
     model.tie_weights()
-    return model
+    return model.eval()
 
 
 @torch.no_grad()

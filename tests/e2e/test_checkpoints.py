@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,9 @@ from checkpoints import SHAPES, make_model, save
 from oracle import assert_same_tokens, greedy, log_softmax, logits_of
 
 from rtp_core import LLM, SamplingParams
+from rtp_core.device.loader import load_plugins
+from rtp_core.errors import ConfigError
+from rtp_core.memory.qbuffer import SCHEMES
 
 PROMPT = "The quick brown fox jumps over the lazy dog, twice."
 BUDGET = 256 << 20  # bytes
@@ -60,10 +64,21 @@ def test_other_precisions_stay_near_transformers(dtype: str, device: str, tmp_pa
     assert np.abs(np.array(got) - expected).mean() < 0.1  # bfloat16 has 8 bits; a wrong op is off by nats
 
 
-@pytest.mark.parametrize("scheme", ["q8_0", "q4_0", "q4_1"])
+@cache
+def schemes_of(device: str) -> tuple[str, ...]:
+    (plugin,) = load_plugins(device)
+    assert plugin.manifest is not None
+    return plugin.manifest.schemes
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("device", ["ref", "cpu", "handle"])
 def test_weights_quantized_at_load_stay_near_transformers(scheme: str, device: str, tmp_path: Path) -> None:
-    model = save(make_model("llama_tied"), tmp_path)
+    model = save(make_model("llama_whole_blocks" if SCHEMES[scheme].super_group else "llama_tied"), tmp_path)
+    if scheme not in schemes_of(device):
+        with pytest.raises(ConfigError, match=f"quantization is '{scheme}'"):
+            LLM(str(tmp_path), device=device, quantization=scheme, memory_budget=BUDGET)
+        return
     with LLM(str(tmp_path), device=device, quantization=scheme, memory_budget=BUDGET) as llm:
         ids = llm.tokenizer.encode(PROMPT)
         output = llm.generate([ids], SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0))[0]

@@ -43,9 +43,14 @@ class Checkpoint:
     path: Path
     format: Format
     config: ModelConfig
-    tensors: Mapping[str, Buffer]  # of Buffers and QBuffers; a look-up makes a view, and at most copies that one tensor
+    tensors: Mapping[str, Buffer]  # of Buffers and QBuffers; a look-up makes a view, and at most reads that one tensor
     tokenizer: TokenizerSource | None
     chat_template: str | None
     generation_config: Mapping[str, Any]  # checked values only, see hugging_face.generation_config
-    nbytes: int  # of all tensors as stored
+    stored_bytes: Mapping[str, int]  # of each tensor in the files
     header: Mapping[str, Buffer]  # the tensors' names, shapes, dtypes and schemes; their contents are not to be read
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors as stored."""
+        return sum(self.stored_bytes.values())

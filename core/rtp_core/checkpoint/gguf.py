@@ -2,7 +2,7 @@
 
 Owns the container format (versions 2 and 3, little endian) and nothing about models. No count, length
 or offset is used before it is known to fit the file, so work and memory are bounded by the file's size.
-Source: the GGUF specification, ggml's docs/gguf.md; block layouts from ggml-common.h.
+Source: the GGUF specification, ggml's docs/gguf.md.
 """
 
 from __future__ import annotations
@@ -18,14 +18,12 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from rtp_core import dtypes
+from rtp_core.checkpoint.gguf_blocks import OTHER_TYPES, TENSOR_TYPES, TensorType, stored_buffer
 from rtp_core.checkpoint.mapped_file import map_file
-from rtp_core.dtypes import DType
 from rtp_core.errors import CheckpointError, UnsupportedModelError
 from rtp_core.memory.buffer import Buffer
-from rtp_core.memory.qbuffer import Q4_0, Q4_1, Q8_0, QBuffer, QuantScheme
-from rtp_core.memory.space import HOST
-from rtp_core.memory.storage import Storage
+from rtp_core.memory.outline import outline
+from rtp_core.memory.qbuffer import QuantScheme
 
 MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -41,31 +39,6 @@ _SCALARS = {
     0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "?", 10: "<u8", 11: "<i8", 12: "<f8",
 }  # fmt: skip
 _STRING, _ARRAY = 8, 9
-
-
-@dataclass(frozen=True, slots=True)
-class TensorType:
-    """How ggml stores elements: in blocks of `block` elements and `block_bytes` bytes."""
-
-    name: str
-    block: int
-    block_bytes: int
-    stored: DType | QuantScheme
-
-
-TENSOR_TYPES = {
-    0: TensorType("F32", 1, 4, dtypes.float32),
-    1: TensorType("F16", 1, 2, dtypes.float16),
-    30: TensorType("BF16", 1, 2, dtypes.bfloat16),
-    2: TensorType("Q4_0", 32, 18, Q4_0),
-    3: TensorType("Q4_1", 32, 20, Q4_1),
-    8: TensorType("Q8_0", 32, 34, Q8_0),
-}
-_OTHER_TYPES = {
-    6: "Q5_0", 7: "Q5_1", 9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 12: "Q4_K", 13: "Q5_K", 14: "Q6_K", 15: "Q8_K",
-    16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS",
-    24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,19 +62,20 @@ class GgufFile:
     tensors: dict[str, GgufTensor]
     data: NDArray[np.uint8]  # the whole file, read-only
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all tensors."""
-        return sum(tensor.nbytes for tensor in self.tensors.values())
-
     def raw(self, name: str) -> NDArray[np.uint8]:
         """The stored bytes of a tensor [nbytes]."""
         tensor = self.tensors[name]
         return self.data[tensor.offset : tensor.offset + tensor.nbytes]
 
     def buffer(self, name: str) -> Buffer:
-        """A tensor as a Buffer or QBuffer over the file; nothing is copied."""
-        return stored_buffer(self.tensors[name], self.raw(name))
+        """A tensor as a Buffer or QBuffer over the file, or unpacked where its blocks cannot be read in place."""
+        tensor = self.tensors[name]
+        return stored_buffer(tensor.type, tensor.shape, self.raw(name))
+
+    def header_buffer(self, name: str) -> Buffer:
+        """`buffer`, but what would have to be unpacked is an outline: this costs nothing."""
+        tensor = self.tensors[name]
+        return outline(tensor.shape, tensor.type.stored) if tensor.type.is_unpacked else self.buffer(name)
 
 
 def is_gguf(path: str | PathLike[str]) -> bool:
@@ -133,25 +107,6 @@ def read_gguf(path: str | PathLike[str]) -> GgufFile:
     start = -(-reader.at // alignment) * alignment
     tensors = _place(reader, declared, start, alignment)
     return GgufFile(path, version, metadata, tensors, data)
-
-
-def stored_buffer(tensor: GgufTensor, raw: NDArray[np.uint8]) -> Buffer:
-    """`raw` bytes [nbytes], stored as `tensor` is, as a Buffer or QBuffer over them."""
-    storage = Storage(HOST, raw.__array_interface__["data"][0], raw.nbytes, "checkpoint", borrowed=raw)
-    scheme = tensor.type.stored
-    if isinstance(scheme, DType):
-        return Buffer(storage, scheme, tensor.shape)
-    rows, columns = tensor.shape
-    blocks, block_bytes = columns // scheme.group, tensor.type.block_bytes
-    # A block is scale, minimum where there is one, codes: each part is a strided view of the same bytes.
-    head = block_bytes // 2
-    numbers = [Buffer(storage, dtypes.float16, (rows, blocks), (blocks * head, head), offset) for offset in (0, 2)]
-    codes = dtypes.int8 if scheme.bits == 8 else dtypes.uint8
-    payload_at = block_bytes - scheme.payload_bytes
-    payload = Buffer(
-        storage, codes, (rows, blocks, scheme.payload_bytes), (blocks * block_bytes, block_bytes, 1), payload_at
-    )
-    return QBuffer(scheme, (rows, columns), payload, numbers[0], None if scheme.symmetric else numbers[1])
 
 
 def _header(reader: _Reader) -> tuple[int, int, int]:
@@ -188,7 +143,7 @@ def _tensor_info(reader: _Reader) -> GgufTensor:
     if kind is None:
         known = ", ".join(t.name for t in TENSOR_TYPES.values())
         raise UnsupportedModelError(
-            f"tensor {name!r} has type {_OTHER_TYPES.get(number, number)}, which is not supported yet",
+            f"tensor {name!r} has type {OTHER_TYPES.get(number, number)}, which is not supported yet",
             where=str(reader.path),
             why=f"supported are {known}",
         )

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtp_core.checkpoint.checkpoint import Checkpoint, GgufTokenizer
-from rtp_core.checkpoint.gguf import GgufFile, read_gguf, stored_buffer
+from rtp_core.checkpoint.gguf import GgufFile, read_gguf
+from rtp_core.checkpoint.gguf_blocks import stored_buffer
 from rtp_core.config import ModelConfig, as_tuple, check_model_type
 from rtp_core.errors import CheckpointError, UnsupportedModelError
 from rtp_core.memory.buffer import Buffer
@@ -49,7 +50,7 @@ def open_gguf(path: str | PathLike[str], *, supported: Collection[str] | None = 
         tokenizer=GgufTokenizer(file.path, tokenizer) if tokenizer else None,
         chat_template=template,
         generation_config={},
-        nbytes=file.nbytes,
+        stored_bytes=tensors.stored_bytes(),
         header=tensors.header(),
     )
 
@@ -90,7 +91,10 @@ def model_config(file: GgufFile, *, supported: Collection[str] | None = None) ->
 
 
 class GgufTensors(Mapping[str, Buffer]):
-    """A file's tensors under Hugging Face's names. A look-up makes a view; only rotary rows are copied."""
+    """A file's tensors under Hugging Face's names. A look-up makes a view, or reads the tensor where no view will do.
+
+    None will do for blocks that must be unpacked, and for rotary rows, which are put in another order.
+    """
 
     def __init__(self, file: GgufFile, config: ModelConfig) -> None:
         self._file = file
@@ -115,11 +119,15 @@ class GgufTensors(Mapping[str, Buffer]):
         tensor = self._file.tensors[stored]
         rows = self._file.raw(stored).reshape(tensor.shape[0], -1)
         copied = np.ascontiguousarray(rows[_half_split_rows(tensor.shape[0], self._heads[stored])])
-        return stored_buffer(tensor, copied.reshape(-1))
+        return stored_buffer(tensor.type, tensor.shape, copied.reshape(-1))
 
     def header(self) -> dict[str, Buffer]:
-        """The tensors as the file has them, where a look-up here would copy rotary rows into their place."""
-        return {name: self._file.buffer(stored) for name, stored in self._names.items()}
+        """The tensors as the file has them, or their outlines, where a look-up here would read contents."""
+        return {name: self._file.header_buffer(stored) for name, stored in self._names.items()}
+
+    def stored_bytes(self) -> dict[str, int]:
+        """The size of each in the file."""
+        return {name: self._file.tensors[stored].nbytes for name, stored in self._names.items()}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

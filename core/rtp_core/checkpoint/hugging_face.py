@@ -42,7 +42,7 @@ def open_folder(folder: Path, *, supported: Collection[str] | None = None) -> Ch
         tokenizer=TokenizerFiles(tokenizer_json, tokenizer_config) if tokenizer_json.exists() else None,
         chat_template=_chat_template(folder, tokenizer_config),
         generation_config=generation_config(folder / "generation_config.json"),
-        nbytes=sum(tensor.nbytes for tensor in tensors.values()),
+        stored_bytes={name: tensor.nbytes for name, tensor in tensors.items()},
         header=tensors,
     )
 

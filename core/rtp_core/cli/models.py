@@ -112,14 +112,14 @@ def _write_rows(rows: list[dict[str, Any]]) -> None:
 
 def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
     num_parameters, nbytes = Counter[str](), Counter[str]()
-    for tensor in checkpoint.tensors.values():
+    for name, tensor in checkpoint.header.items():
         scheme = getattr(tensor, "scheme", None)
         stored = tensor.dtype.name if scheme is None else scheme.name
         size = 1
         for extent in tensor.shape:
             size *= extent
         num_parameters[stored] += size
-        nbytes[stored] += tensor.nbytes
+        nbytes[stored] += checkpoint.stored_bytes[name]
     return {
         "path": str(checkpoint.path),
         "format": checkpoint.format,

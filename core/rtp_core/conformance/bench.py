@@ -20,11 +20,10 @@ from rtp_core.device import reference_ops
 from rtp_core.device.device import Device
 from rtp_core.dtypes import DType
 from rtp_core.memory.buffer import Buffer
-from rtp_core.memory.qbuffer import Q4_0, Q4_1, Q8_0, QBuffer, QuantScheme
+from rtp_core.memory.qbuffer import SCHEMES, QBuffer
 
 Layout = Literal["fresh", "placed", "strided"]
 LAYOUTS: tuple[Layout, ...] = ("fresh", "placed", "strided")
-SCHEMES: dict[str, QuantScheme] = {scheme.name: scheme for scheme in (Q4_0, Q4_1, Q8_0)}
 GUARD_BYTES = 256  # around every buffer: a multiple of any alignment that a device may want
 CANARY = 0xFF  # NaN in every float, -1 in every integer: what reads a gap shows it
 
@@ -112,9 +111,8 @@ class Bench:
     def quantized(self, numbers: NDArray[Any]) -> QBuffer:
         """These numbers in the bench's scheme, in host memory."""
         scheme = SCHEMES[self.scheme]
-        payload, scales, zeros = reference_ops.quantize(numbers, scheme)
-        parts = [Buffer.borrow(part, "conformance") for part in (payload, scales, zeros) if part is not None]
-        return QBuffer(scheme, (numbers.shape[0], numbers.shape[1]), *parts)
+        parts = [Buffer.borrow(part, "conformance") for part in reference_ops.quantize(numbers, scheme)]
+        return QBuffer.of_parts(scheme, (numbers.shape[0], numbers.shape[1]), parts)
 
     def vector_or_none(self, feature: str, size: int) -> Buffer | None:
         """A vector where the bench has the feature."""

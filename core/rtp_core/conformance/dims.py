@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import gcd
 from typing import Self
 
 import numpy as np
@@ -32,10 +33,11 @@ class Dims:
     def kv_size(self) -> int:
         return self.num_key_value_heads * self.head_dim
 
-    def rounded(self, group: int) -> Self:
-        """Sizes up to multiples of a quantization group, as far as a weight has them as columns."""
-        up = {n: -(-getattr(self, n) // group) * group for n in ("hidden_size", "intermediate_size", "head_dim")}
-        return replace(self, **up)
+    def rounded(self, unit: int) -> Self:
+        """Sizes up to multiples of a scheme's unit, as far as a weight has them as columns."""
+        unit_of_heads = unit // gcd(unit, self.num_attention_heads)  # it is all heads together that are columns
+        units = {"hidden_size": unit, "intermediate_size": unit, "head_dim": unit_of_heads}
+        return replace(self, **{n: -(-getattr(self, n) // size) * size for n, size in units.items()})
 
     @classmethod
     def random(cls, rng: np.random.Generator) -> Self:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtp_core import dtypes
-from rtp_core.conformance.bench import SCHEMES, Bench, Layout
+from rtp_core.conformance.bench import Bench, Layout
 from rtp_core.conformance.call import Operands
 from rtp_core.conformance.case import expect
 from rtp_core.conformance.dims import SMALL, Dims
@@ -21,7 +21,7 @@ from rtp_core.device.device import OPS, Device
 from rtp_core.device.op import Phase, Signature
 from rtp_core.dtypes import DType
 from rtp_core.memory.buffer import Buffer
-from rtp_core.memory.qbuffer import QBuffer
+from rtp_core.memory.qbuffer import SCHEMES, QBuffer
 
 Array = NDArray[Any]
 
@@ -56,7 +56,7 @@ class Setting:
     @property
     def sized(self) -> Dims:
         """The sizes, as far as a scheme has them."""
-        return self.dims if self.scheme == "none" else self.dims.rounded(SCHEMES[self.scheme].group)
+        return self.dims if self.scheme == "none" else self.dims.rounded(SCHEMES[self.scheme].unit)
 
     def signature(self, phase: Phase) -> Signature:
         """What a predicate sees of it."""
@@ -150,8 +150,7 @@ def _numbers(device: Device) -> Any:
     def numbers(value: Any) -> Array:
         if isinstance(value, QBuffer):
             expect(value.layout == "plain", f"quantize: expected layout plain, got {value.layout}")
-            payload, scales, *zeros = (device.download(part) for part in value.parts)
-            return reference_ops.dequantize(payload, scales, zeros[0] if zeros else None, value.scheme)
+            return reference_ops.dequantize([device.download(part) for part in value.parts], value.scheme)
         return device.download(value) if isinstance(value, Buffer) else np.asarray(value)
 
     return numbers

@@ -6,10 +6,11 @@ import numpy as np
 
 from rtp_core import dtypes
 from rtp_core.conformance.attention_step import Cache
-from rtp_core.conformance.bench import SCHEMES, Bench, Role
+from rtp_core.conformance.bench import Bench, Role
 from rtp_core.conformance.call import Call, Operands, call, declared, for_each, operands
 from rtp_core.device.primitives import ACTIVATIONS
 from rtp_core.memory.buffer import Buffer
+from rtp_core.memory.qbuffer import SCHEMES
 
 POSITIONS = 20
 EPS = 1e-5
@@ -187,9 +188,11 @@ casts = for_each("cast", FLOATS, _cast)
 
 @operands("quantize", weights="quantized")
 def groups(b: Bench) -> Call:
-    numbers = b.rng.standard_normal((b.rows, 64))
-    numbers[:1, :32] = 0  # a group without a scale
-    return call(b.place(numbers), SCHEMES[b.scheme])
+    scheme = SCHEMES[b.scheme]
+    numbers = b.rng.standard_normal((b.rows, 2 * scheme.unit))
+    numbers[:1, : scheme.group] = 0  # a group without a scale
+    numbers[1:2, : scheme.unit] = 0
+    return call(b.place(numbers), scheme)
 
 
 def _dequantize(name: str, b: Bench) -> Call:

@@ -35,16 +35,18 @@ class Generated:
     prompt_logprobs: dict[int, float]
 
 
-def tiny_config(model_type: str) -> ModelConfig:
+def tiny_config(model_type: str, unit: int = 1) -> ModelConfig:
+    """`unit`: what the columns of every matrix are a multiple of, so that a scheme can have them."""
+    hidden, inner, heads = (-(-size // unit) * unit for size in (HIDDEN, INNER, HEADS * DIM))
     fields = {
         "model_type": model_type,
         "vocab_size": VOCAB,
-        "hidden_size": HIDDEN,
-        "intermediate_size": INNER,
+        "hidden_size": hidden,
+        "intermediate_size": inner,
         "num_hidden_layers": LAYERS,
         "num_attention_heads": HEADS,
         "num_key_value_heads": KV_HEADS,
-        "head_dim": DIM,
+        "head_dim": heads // HEADS,
         "max_position_embeddings": MAX_MODEL_LEN,
         "tie_word_embeddings": model_type == "llama",
     }
@@ -54,26 +56,28 @@ def tiny_config(model_type: str) -> ModelConfig:
 def tiny_tensors(config: ModelConfig) -> dict[str, Buffer]:
     """Random weights under Hugging Face's names, such that next-token distributions are not flat."""
     rng = np.random.default_rng(17)
-    q_size, kv_size = HEADS * DIM, KV_HEADS * DIM
+    hidden, inner = config.hidden_size, config.intermediate_size
+    q_size, kv_size = HEADS * config.head_dim, KV_HEADS * config.head_dim
     matrices = {
-        "self_attn.q_proj": (q_size, HIDDEN),
-        "self_attn.k_proj": (kv_size, HIDDEN),
-        "self_attn.v_proj": (kv_size, HIDDEN),
-        "self_attn.o_proj": (HIDDEN, q_size),
-        "mlp.gate_proj": (INNER, HIDDEN),
-        "mlp.up_proj": (INNER, HIDDEN),
-        "mlp.down_proj": (HIDDEN, INNER),
+        "self_attn.q_proj": (q_size, hidden),
+        "self_attn.k_proj": (kv_size, hidden),
+        "self_attn.v_proj": (kv_size, hidden),
+        "self_attn.o_proj": (hidden, q_size),
+        "mlp.gate_proj": (inner, hidden),
+        "mlp.up_proj": (inner, hidden),
+        "mlp.down_proj": (hidden, inner),
     }
-    arrays = {"model.embed_tokens.weight": rng.standard_normal((VOCAB, HIDDEN)) * 0.3}
-    arrays["model.norm.weight"] = rng.uniform(0.5, 1.5, HIDDEN)
+    narrow = (HIDDEN / hidden) ** 0.5  # wider matrices of smaller numbers give states of the same size
+    arrays = {"model.embed_tokens.weight": rng.standard_normal((VOCAB, hidden)) * 0.3 * narrow}
+    arrays["model.norm.weight"] = rng.uniform(0.5, 1.5, hidden)
     if not config.tie_word_embeddings:
-        arrays["lm_head.weight"] = rng.standard_normal((VOCAB, HIDDEN)) * 0.3
+        arrays["lm_head.weight"] = rng.standard_normal((VOCAB, hidden)) * 0.3 * narrow
     for i in range(LAYERS):
         layer = f"model.layers.{i}"
         for norm in ("input_layernorm", "post_attention_layernorm"):
-            arrays[f"{layer}.{norm}.weight"] = rng.uniform(0.5, 1.5, HIDDEN)
+            arrays[f"{layer}.{norm}.weight"] = rng.uniform(0.5, 1.5, hidden)
         for name, shape in matrices.items():
-            arrays[f"{layer}.{name}.weight"] = rng.standard_normal(shape) * 0.2
+            arrays[f"{layer}.{name}.weight"] = rng.standard_normal(shape) * 0.2 * narrow
             if config.model_type == "qwen2" and name.rpartition(".")[2] in ("q_proj", "k_proj", "v_proj"):
                 arrays[f"{layer}.{name}.bias"] = rng.standard_normal(shape[0]) * 0.3
     return {name: Buffer.borrow(array.astype(np.float32), name) for name, array in arrays.items()}
@@ -91,7 +95,8 @@ def generate(
 ) -> list[Generated]:
     """Greedy tokens of every prompt, all of them in one continuous batch."""
     precision = Precision.of(device, dtype, quantization)
-    loader = WeightLoader(device, tiny_tensors(config), precision, WHERE)
+    tensors = tiny_tensors(config)
+    loader = WeightLoader(device, tensors, tensors, precision, WHERE)
     weights = load_model(config, loader, MAX_MODEL_LEN, WHERE)
     plan = resolve(device, demand(config, weights))
     size = device.kv_layout.block_size

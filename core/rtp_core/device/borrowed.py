@@ -62,8 +62,7 @@ class BorrowedPrimitives(Device):
     ) -> Buffer:
         rows = self.download(ids)
         if isinstance(table, QBuffer):
-            payload, scales, zeros = self._parts(table)
-            y = ops.dequantize(payload[rows], scales[rows], None if zeros is None else zeros[rows], table.scheme)
+            y = ops.dequantize([part[rows] for part in self._parts(table)], table.scheme)
         else:
             y = self.download(table)[rows]
         return self._put(out, y, dtype or table.dtype, "gather_rows")
@@ -145,14 +144,11 @@ class BorrowedPrimitives(Device):
 
     @_borrowed
     def quantize(self, x: Buffer, scheme: QuantScheme) -> QBuffer:
-        payload, scales, zeros = ops.quantize(self._get(x), scheme)
-        return QBuffer(
-            scheme,
-            (x.shape[0], x.shape[1]),
-            self._put(None, payload, dtypes.uint8, "quantize"),
-            self._put(None, scales, dtypes.float16, "quantize"),
-            None if zeros is None else self._put(None, zeros, dtypes.float16, "quantize"),
-        )
+        parts = [
+            self._put(None, part, dtypes.of_numpy(part.dtype), "quantize")
+            for part in ops.quantize(self._get(x), scheme)
+        ]
+        return QBuffer.of_parts(scheme, (x.shape[0], x.shape[1]), parts)
 
     @_borrowed
     def dequantize(self, x: QBuffer, *, dtype: DType, out: Buffer | None = None) -> Buffer:
@@ -162,18 +158,16 @@ class BorrowedPrimitives(Device):
         """The numbers of an operand on the host."""
         if not isinstance(x, QBuffer):
             return self.download(x)
-        payload, scales, zeros = self._parts(x)
-        return ops.dequantize(payload, scales, zeros, x.scheme)
+        return ops.dequantize(self._parts(x), x.scheme)
 
-    def _parts(self, x: QBuffer) -> tuple[Array, Array, Array | None]:
+    def _parts(self, x: QBuffer) -> list[Array]:
         if x.layout != "plain":
             raise ContractError(
                 f"borrowed primitives of {self.kind} cannot read layout {x.layout!r}",
                 why="what prepare_weight returns, only gemm, gather_rows and dequantize of its own can read",
                 hint=f"rtp plugin todo {self.kind}",
             )
-        zeros = None if x.zeros is None else self.download(x.zeros)
-        return self.download(x.payload), self.download(x.scales), zeros
+        return [self.download(part) for part in x.parts]
 
     def _put(self, out: Buffer | None, y: Array, dtype: DType, tag: str) -> Buffer:
         """Host numbers in a buffer of this device: the one given, or a new one."""

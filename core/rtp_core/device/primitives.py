@@ -118,7 +118,7 @@ class Primitives(Services, ABC):
     @primitive
     @abstractmethod
     def quantize(self, x: Buffer, scheme: QuantScheme) -> QBuffer:
-        """x in groups along the last axis: a plain QBuffer. x: [N, K], K a multiple of the group."""
+        """x in groups along the last axis: a plain QBuffer. x: [N, K], K a multiple of the scheme's unit."""
 
     @primitive
     @abstractmethod

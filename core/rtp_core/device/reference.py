@@ -35,8 +35,7 @@ class ReferenceDevice(Device):
     ) -> Buffer:
         rows = ids.numpy()
         if isinstance(table, QBuffer):
-            zeros = None if table.zeros is None else table.zeros.numpy()[rows]
-            y = ops.dequantize(table.payload.numpy()[rows], table.scales.numpy()[rows], zeros, table.scheme)
+            y = ops.dequantize([part.numpy()[rows] for part in table.parts], table.scheme)
         else:
             y = table.numpy()[rows]
         return self._store(out, y, dtype or table.dtype, "gather_rows")
@@ -99,14 +98,10 @@ class ReferenceDevice(Device):
         return self._store(out, x.numpy(), dtype, "cast")
 
     def quantize(self, x: Buffer, scheme: QuantScheme) -> QBuffer:
-        payload, scales, zeros = ops.quantize(x.numpy(), scheme)
-        return QBuffer(
-            scheme,
-            (x.shape[0], x.shape[1]),
-            self._store(None, payload, dtypes.uint8, "quantize"),
-            self._store(None, scales, dtypes.float16, "quantize"),
-            None if zeros is None else self._store(None, zeros, dtypes.float16, "quantize"),
-        )
+        parts = [
+            self._store(None, part, dtypes.of_numpy(part.dtype), "quantize") for part in ops.quantize(x.numpy(), scheme)
+        ]
+        return QBuffer.of_parts(scheme, (x.shape[0], x.shape[1]), parts)
 
     def dequantize(self, x: QBuffer, *, dtype: DType, out: Buffer | None = None) -> Buffer:
         return self._store(out, self._floats(x), dtype, "dequantize")
@@ -116,8 +111,7 @@ class ReferenceDevice(Device):
             return x.numpy()
         if x.layout != "plain":
             raise ContractError(f"{self.kind} has no layout {x.layout!r}", why="it was prepared for another device")
-        zeros = None if x.zeros is None else x.zeros.numpy()
-        return ops.dequantize(x.payload.numpy(), x.scales.numpy(), zeros, x.scheme)
+        return ops.dequantize([part.numpy() for part in x.parts], x.scheme)
 
     def _store(self, out: Buffer | None, y: NDArray[Any], dtype: DType, tag: str) -> Buffer:
         if out is None:

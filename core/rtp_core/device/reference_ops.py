@@ -7,6 +7,7 @@ Letters as in `primitives`.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -100,42 +101,78 @@ def top_k(x: Array, k: int) -> tuple[Array, NDArray[np.int32]]:
     return np.take_along_axis(x, order, axis=-1), order.astype(np.int32)
 
 
-def quantize(
-    x: Array, scheme: QuantScheme
-) -> tuple[NDArray[np.uint8], NDArray[np.float16], NDArray[np.float16] | None]:
-    """Codes [N, groups, payload bytes], scales and zeros [N, groups].
+def quantize(x: Array, scheme: QuantScheme) -> tuple[Array, ...]:
+    """The scheme's parts, in the order of its part names. x: [N, K], K a multiple of its unit.
 
-    Source: quantize_row_q4_0_ref, _q4_1_ref and _q8_0_ref of llama.cpp give these scales: symmetric
-    4-bit codes map the value of largest magnitude to -8, asymmetric ones the range to 0..15.
+    Source: quantize_row_q4_0_ref, _q4_1_ref and _q8_0_ref of llama.cpp give these scales: symmetric codes with an
+    offset map the value of largest magnitude to code 0, asymmetric ones the range to all codes.
     """
     groups = f32(x).reshape(x.shape[0], x.shape[1] // scheme.group, scheme.group)
-    low = groups.min(axis=-1) if groups.size else np.zeros(groups.shape[:2], np.float32)
-    high = groups.max(axis=-1) if groups.size else np.zeros(groups.shape[:2], np.float32)
-    zeros: NDArray[np.float16] | None = None
+    low: Floats = groups.min(axis=-1) if groups.size else np.zeros(groups.shape[:2], np.float32)
+    high: Floats = groups.max(axis=-1) if groups.size else np.zeros(groups.shape[:2], np.float32)
+    base: Floats = np.zeros_like(low)
+    step: Floats
     if not scheme.symmetric:
-        step, base = (high - low) / np.float32(2**scheme.bits - 1), low
-        zeros = low.astype(np.float16)
+        base = np.minimum(low, np.float32(0)) if scheme.super_group else low  # whole zeros have no sign
+        step = (high - base) / np.float32(2**scheme.bits - 1)
     elif scheme.offset:
-        step, base = np.where(-low >= high, low, high) / np.float32(-scheme.offset), np.zeros_like(low)
+        step = f32(np.where(-low >= high, low, high) / np.float32(-scheme.offset))
     else:
-        step, base = np.maximum(-low, high) / np.float32(2 ** (scheme.bits - 1) - 1), np.zeros_like(low)
-    inverse = np.divide(1, step, out=np.zeros_like(step), where=step != 0)
-    codes = np.rint((groups - base[..., None]) * inverse[..., None]) + scheme.offset
+        step = f32(np.maximum(-low, high) / np.float32(2 ** (scheme.bits - 1) - 1))
+    numbers: tuple[Array, ...] = step.astype(np.float16), base.astype(np.float16)
+    if scheme.super_group:
+        per_factor = scheme.super_group // scheme.group
+        scales, scale_factors, step = _whole(step, per_factor, *((-128, 127) if scheme.symmetric else (63, 0)))
+        zeros, zero_factors, base = _whole(base, per_factor, 63, 0)
+        numbers = (scales, scale_factors) if scheme.symmetric else (scales, zeros, scale_factors, zero_factors)
+    elif scheme.symmetric:
+        numbers = numbers[:1]
+    codes = np.rint(_quotient(groups - base[..., None], step[..., None])) + scheme.offset
     if scheme.bits == 8:
-        return codes.clip(-127, 127).astype(np.int8).view(np.uint8), step.astype(np.float16), zeros
+        return codes.clip(-127, 127).astype(np.int8), *numbers
     codes = codes.clip(0, 2**scheme.bits - 1).astype(np.uint8)
     half = scheme.group // 2
-    return codes[..., :half] | (codes[..., half:] << 4), step.astype(np.float16), zeros
+    return codes[..., :half] | (codes[..., half:] << 4) if scheme.packing == "halves" else codes, *numbers
 
 
-def dequantize(payload: Array, scales: Array, zeros: Array | None, scheme: QuantScheme) -> Floats:
-    """payload: [N, groups, payload bytes]; scales, zeros: [N, groups]; returns [N, K], exact in float32."""
+def _whole(numbers: Floats, per_factor: int, extreme: int, other: int) -> tuple[Array, NDArray[np.float16], Floats]:
+    """Numbers [N, groups] as whole ones, a float16 factor for each `per_factor` of them, and what these mean.
+
+    The number of largest magnitude becomes `extreme`, the others lie between that and `other`.
+    """
+    rows, groups = numbers.shape
+    near = numbers.reshape(rows, groups // per_factor, per_factor)
+    largest = np.take_along_axis(near, np.abs(near).argmax(axis=-1, keepdims=True), axis=-1)
+    factors = (largest / np.float32(extreme)).astype(np.float16)
+    codes = np.rint(_quotient(near, f32(factors))).clip(min(extreme, other), max(extreme, other))
+    stored = codes.astype(np.int8 if extreme < 0 else np.uint8)
+    return stored.reshape(rows, groups), factors[..., 0], (f32(factors) * codes).reshape(rows, groups)
+
+
+def _quotient(x: Floats, step: Floats) -> Floats:
+    """x / step, and 0 where there is no step."""
+    inverse = np.divide(1, step, out=np.zeros_like(step), where=step != 0)
+    result: Floats = x * inverse
+    return result
+
+
+def dequantize(parts: Sequence[Array], scheme: QuantScheme) -> Floats:
+    """parts: in the order of the scheme's part names, each [N, ...]; returns [N, K], exact in float32.
+
+    Where there are factors, rounded as llama.cpp rounds: the factor times the scale first.
+    """
+    part = dict(zip(scheme.part_names, parts, strict=True))
+    payload, scales, zeros = part["payload"], f32(part["scales"]), part.get("zeros")
     if scheme.packing == "halves":
         low, high = payload.view(np.uint8) & 15, payload.view(np.uint8) >> 4
         codes = np.concatenate([low, high], axis=-1).astype(np.float32)
     else:
         codes = payload.view(np.int8).astype(np.float32)
-    y = f32(scales)[..., None] * (codes - np.float32(scheme.offset))
+    per_factor = scheme.unit // scheme.group
+    if scheme.super_group:
+        scales = f32(part["scale_factors"]).repeat(per_factor, axis=1) * scales
+        zeros = None if zeros is None else f32(part["zero_factors"]).repeat(per_factor, axis=1) * f32(zeros)
+    y = scales[..., None] * (codes - np.float32(scheme.offset))
     if zeros is not None:
         y = y + f32(zeros)[..., None]
     return y.reshape(payload.shape[0], payload.shape[1] * scheme.group)

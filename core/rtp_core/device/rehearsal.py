@@ -16,7 +16,7 @@ from rtp_core import dtypes
 from rtp_core.device.device import OPS, PRIMITIVES, Device
 from rtp_core.dtypes import DType
 from rtp_core.memory.buffer import Buffer, Shape
-from rtp_core.memory.qbuffer import QBuffer
+from rtp_core.memory.qbuffer import QBuffer, QuantScheme
 from rtp_core.memory.space import NOWHERE, Region
 
 _BASE, _NBYTES = 1 << 44, 1 << 50  # an imaginary region: nothing is ever there
@@ -39,7 +39,7 @@ def allocated_results(device: Device, op: str, arguments: Mapping[str, Any]) -> 
         return arguments["out"]
     results = tuple(device.alloc(shape, dtype, op) for shape, dtype in _RESULTS[op](arguments))
     if op == "quantize":
-        return QBuffer(arguments["scheme"], arguments["x"].shape, *results)
+        return QBuffer.of_parts(arguments["scheme"], arguments["x"].shape, results)
     return results[0] if len(results) == 1 else results or None
 
 
@@ -80,10 +80,8 @@ def _top_k(a: Mapping[str, Any]) -> tuple[Result, ...]:
 
 
 def _quantize(a: Mapping[str, Any]) -> tuple[Result, ...]:
-    rows, groups = a["x"].shape[0], a["x"].shape[1] // a["scheme"].group
-    scales = ((rows, groups), dtypes.float16)
-    payload = ((rows, groups, a["scheme"].payload_bytes), dtypes.uint8)
-    return (payload, scales) if a["scheme"].symmetric else (payload, scales, scales)
+    scheme: QuantScheme = a["scheme"]
+    return tuple(scheme.parts(*a["x"].shape).values())
 
 
 # What each primitive returns, from its arguments by name.

@@ -119,9 +119,8 @@ class Services:
         """
         if not isinstance(weight, QBuffer):
             return self._bring(weight, tag)
-        zeros = None if weight.zeros is None else self._bring(weight.zeros, tag)
-        payload, scales = self._bring(weight.payload, tag), self._bring(weight.scales, tag)
-        return QBuffer(weight.scheme, (weight.shape[0], weight.shape[1]), payload, scales, zeros, layout=weight.layout)
+        parts = {name: self._bring(part, tag) for name, part in weight.named_parts.items()}
+        return QBuffer(weight.scheme, (weight.shape[0], weight.shape[1]), **parts, layout=weight.layout)
 
     def _bring(self, x: Buffer, tag: str) -> Buffer:
         result = self.alloc(x.shape, x.dtype, tag)

@@ -143,11 +143,11 @@ def _load(
 
 def _load_weights(device: Device, setting: Setting, plan: Plan, progress: Loading) -> ModelWeights:
     device.arena.begin_step("load", {})
-    config, where = setting.checkpoint.config, setting.where
+    checkpoint, where = setting.checkpoint, setting.where
     with device.arena.lifetime("persistent"):
-        loader = WeightLoader(device, setting.checkpoint.tensors, setting.precision, where, progress)
-        weights = load_model(config, loader, setting.limits.max_model_len, where)
-    if demand(config, weights) != plan.demand:
+        loader = WeightLoader(device, checkpoint.tensors, checkpoint.header, setting.precision, where, progress)
+        weights = load_model(checkpoint.config, loader, setting.limits.max_model_len, where)
+    if demand(checkpoint.config, weights) != plan.demand:
         raise ContractError("prepared weights are not of the scheme they were given in", where=device.info.id)
     return weights
 

@@ -23,15 +23,19 @@ class WeightLoader(WeightReader):
         self,
         device: Device,
         tensors: Mapping[str, Buffer],
+        header: Mapping[str, Buffer],
         precision: Precision,
         where: str,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
-        super().__init__(tensors, precision, device.manifest, where, progress)
-        self._device = device
+        super().__init__(header, precision, device.manifest, where, progress)
+        self._device, self._tensors = device, tensors
 
     def upload(self, array: NDArray[Any], tag: str) -> Buffer:
         return self._device.upload(array, tag)
+
+    def _contents(self, tensor: Buffer, name: str) -> Buffer:
+        return self._tensors[name]
 
     def _convert(self, tensor: Buffer, form: DType | QuantScheme, name: str) -> Buffer:
         if isinstance(tensor, QBuffer):
@@ -59,20 +63,13 @@ def _merged(matrices: list[Buffer], tag: str) -> Buffer:
         Buffer.borrow(np.concatenate([part.numpy() for part in column]), tag)
         for column in zip(*(m.parts for m in quantized), strict=True)
     ]
-    return QBuffer(first.scheme, (sum(m.shape[0] for m in quantized), first.shape[1]), *parts)
+    return QBuffer.of_parts(first.scheme, (sum(m.shape[0] for m in quantized), first.shape[1]), parts)
 
 
 def _dequantized(tensor: QBuffer) -> reference_ops.Floats:
-    zeros = None if tensor.zeros is None else tensor.zeros.numpy()
-    return reference_ops.dequantize(tensor.payload.numpy(), tensor.scales.numpy(), zeros, tensor.scheme)
+    return reference_ops.dequantize([part.numpy() for part in tensor.parts], tensor.scheme)
 
 
 def _quantized(tensor: Buffer, scheme: QuantScheme, tag: str) -> QBuffer:
-    payload, scales, zeros = reference_ops.quantize(tensor.numpy(), scheme)
-    return QBuffer(
-        scheme,
-        (tensor.shape[0], tensor.shape[1]),
-        Buffer.borrow(payload, tag),
-        Buffer.borrow(scales, tag),
-        None if zeros is None else Buffer.borrow(zeros, tag),
-    )
+    parts = [Buffer.borrow(part, tag) for part in reference_ops.quantize(tensor.numpy(), scheme)]
+    return QBuffer.of_parts(scheme, (tensor.shape[0], tensor.shape[1]), parts)

@@ -22,10 +22,10 @@ from rtp_core.device.weights import Linear, Norm
 from rtp_core.dtypes import DType
 from rtp_core.errors import CheckpointError, ConfigError
 from rtp_core.memory.buffer import Buffer
-from rtp_core.memory.qbuffer import Q4_0, Q4_1, Q8_0, QBuffer, QuantScheme
+from rtp_core.memory.qbuffer import SCHEMES, QBuffer, QuantScheme
 
 AUTO = "auto"
-QUANTIZATIONS: dict[str, QuantScheme] = {scheme.name: scheme for scheme in (Q4_0, Q4_1, Q8_0)}
+QUANTIZATIONS = SCHEMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,21 +65,21 @@ class Precision:
 class WeightReader(ABC):
     """Takes tensors out of a checkpoint by Hugging Face's names, each once.
 
-    Every method raises CheckpointError for a missing or misshapen tensor, OutOfMemoryError from a device.
-    `progress(done, total)` counts bytes of the checkpoint.
+    `header`: what tensors there are. Every method raises CheckpointError for a missing or misshapen one,
+    OutOfMemoryError from a device. `progress(done, total)` counts the bytes of its buffers.
     """
 
     def __init__(
         self,
-        tensors: Mapping[str, Buffer],
+        header: Mapping[str, Buffer],
         precision: Precision,
         manifest: Manifest,
         where: str,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
-        self._tensors, self._precision, self._manifest, self._where = tensors, precision, manifest, where
+        self._header, self._precision, self._manifest, self._where = header, precision, manifest, where
         self._progress, self._done = progress, 0
-        self._total = sum(tensor.nbytes for tensor in tensors.values())
+        self._total = sum(tensor.nbytes for tensor in header.values())
         self._taken: set[str] = set()
 
     @abstractmethod
@@ -99,7 +99,7 @@ class WeightReader(ABC):
         return self._precision
 
     def has(self, name: str) -> bool:
-        return name in self._tensors
+        return name in self._header
 
     def norm(self, name: str, size: int, eps: float) -> Norm:
         """A root mean square norm's weight [size]."""
@@ -136,7 +136,7 @@ class WeightReader(ABC):
 
     def finish(self) -> None:
         """Raises CheckpointError where the checkpoint has tensors that nobody took: the model would not be this one."""
-        extra = sorted(set(self._tensors) - self._taken)
+        extra = sorted(set(self._header) - self._taken)
         if extra:
             names = ", ".join(extra[:5]) + (", ..." if len(extra) > 5 else "")
             raise CheckpointError(f"{len(extra)} unexpected tensors", where=self._where, why=names)
@@ -153,7 +153,7 @@ class WeightReader(ABC):
         return self._convert(tensor, stored_as(tensor, self._precision, self._manifest), name)
 
     def _take(self, name: str, shape: tuple[int, ...]) -> Buffer:
-        tensor = self._tensors.get(name)
+        tensor = self._header.get(name)
         if tensor is None:
             raise CheckpointError(f"tensor {name} is missing", where=self._where)
         if tensor.shape != shape:
@@ -164,6 +164,10 @@ class WeightReader(ABC):
             self._taken.add(name)
             self._done += tensor.nbytes
             self._progress(self._done, self._total)
+        return self._contents(tensor, name)
+
+    def _contents(self, tensor: Buffer, name: str) -> Buffer:
+        """The tensor to convert: the header's own where that one can be read, or need not be."""
         return tensor
 
 
@@ -173,7 +177,7 @@ def stored_as(tensor: Buffer, precision: Precision, manifest: Manifest) -> DType
         keeps = precision.keeps_storage and tensor.scheme.name in manifest.schemes
         return tensor.scheme if keeps else precision.dtype
     scheme = precision.quantization
-    if scheme is not None and tensor.shape[1] % scheme.group == 0:
+    if scheme is not None and tensor.shape[1] % scheme.unit == 0:
         return scheme
     keeps = precision.keeps_storage and tensor.dtype.name in manifest.dtypes
     return tensor.dtype if keeps else precision.dtype

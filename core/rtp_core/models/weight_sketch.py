@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -10,10 +9,9 @@ from numpy.typing import NDArray
 
 from rtp_core import dtypes
 from rtp_core.dtypes import DType
-from rtp_core.memory.buffer import Buffer, Shape
+from rtp_core.memory.buffer import Buffer
+from rtp_core.memory.outline import outline
 from rtp_core.memory.qbuffer import QBuffer, QuantScheme
-from rtp_core.memory.space import NOWHERE
-from rtp_core.memory.storage import Storage
 from rtp_core.models.weight_reader import WeightReader
 
 
@@ -21,14 +19,14 @@ class WeightSketch(WeightReader):
     """The reader that a plan is told from. Its buffers have shape, dtype and scheme, and no memory."""
 
     def upload(self, array: NDArray[Any], tag: str) -> Buffer:
-        return _outline(array.shape, dtypes.parse(array.dtype.name))
+        return outline(array.shape, dtypes.parse(array.dtype.name))
 
     def _host_vector(self, name: str, size: int) -> NDArray[Any]:
         self._take(name, (size,))
         return np.empty(size, self._precision.dtype.numpy)
 
     def _convert(self, tensor: Buffer, form: DType | QuantScheme, name: str) -> Buffer:
-        return _outline(tensor.shape, form)
+        return outline(tensor.shape, form)
 
     def _prepare(self, matrices: list[Buffer], tag: str) -> Buffer:
         return self._merged(matrices)
@@ -36,14 +34,4 @@ class WeightSketch(WeightReader):
     def _merged(self, matrices: list[Buffer]) -> Buffer:
         first = matrices[0]
         form = first.scheme if isinstance(first, QBuffer) else first.dtype
-        return _outline((sum(m.shape[0] for m in matrices), first.shape[1]), form)
-
-
-def _outline(shape: Shape, form: DType | QuantScheme) -> Buffer:
-    if isinstance(form, DType):
-        return Buffer(Storage(NOWHERE, 0, prod(shape) * form.itemsize, "outline"), form, shape)
-    rows, groups = shape[0], shape[1] // form.group
-    codes = dtypes.int8 if form.bits == 8 else dtypes.uint8
-    scales = _outline((rows, groups), dtypes.float16)
-    payload = _outline((rows, groups, form.payload_bytes), codes)
-    return QBuffer(form, (rows, shape[1]), payload, scales, None if form.symmetric else scales)
+        return outline((sum(m.shape[0] for m in matrices), first.shape[1]), form)

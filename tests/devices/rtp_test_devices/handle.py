@@ -171,6 +171,7 @@ class HandleDevice(Device):
     def quantize(self, x: Buffer, scheme: QuantScheme) -> QBuffer:
         groups = self._doubles(x).reshape(x.shape[0], x.shape[1] // scheme.group, scheme.group)
         low, high = groups.min(-1, initial=np.inf), groups.max(-1, initial=-np.inf)
+        low = np.minimum(low, 0) if scheme.super_group and not scheme.symmetric else low
         zeros = None if scheme.symmetric else low
         if zeros is not None:
             steps = (high - low) / (2**scheme.bits - 1)
@@ -178,15 +179,24 @@ class HandleDevice(Device):
             steps = np.where(high > -low, high, low) / -scheme.offset
         else:
             steps = np.maximum(high, -low) / (2 ** (scheme.bits - 1) - 1)
-        centred = groups - (0 if zeros is None else low[..., None])
-        codes = np.floor(centred / np.where(steps == 0, 1, steps)[..., None] + 0.5).astype(np.int64) + scheme.offset
+        stored = [steps] if zeros is None else [steps, zeros]
+        if scheme.super_group:
+            limits = (-128, 127) if zeros is None else (0, 63)
+            whole = [self._whole(numbers, limits, scheme) for numbers in stored]
+            stored = [part for parts in zip(*(parts for _, *parts in whole), strict=True) for part in parts]
+            steps, zeros = whole[0][0], None if zeros is None else whole[1][0]
+        centred = groups - (0 if zeros is None else zeros[..., None])
+        codes = np.floor(centred / np.where(steps == 0, np.inf, steps)[..., None] + 0.5).astype(np.int64)
+        codes = codes + scheme.offset
+        if scheme.bits < 8:
+            codes = np.clip(codes, 0, 2**scheme.bits - 1)
         if scheme.packing == "halves":
-            codes = np.clip(codes, 0, 15)
             codes = codes[..., : scheme.group // 2] + 16 * codes[..., scheme.group // 2 :]
-        payload = self._store(None, codes % 256, dtypes.uint8, "quantize")
-        scales = self._store(None, steps, dtypes.float16, "quantize")
-        offsets = None if zeros is None else self._store(None, zeros, dtypes.float16, "quantize")
-        return QBuffer(scheme, (x.shape[0], x.shape[1]), payload, scales, offsets)
+        forms = scheme.parts(x.shape[0], x.shape[1]).values()
+        parts = [
+            self._store(None, part, dtype, "quantize") for part, (_, dtype) in zip((codes, *stored), forms, strict=True)
+        ]
+        return QBuffer.of_parts(scheme, (x.shape[0], x.shape[1]), parts)
 
     def dequantize(self, x: QBuffer, *, dtype: DType, out: Buffer | None = None) -> Buffer:
         return self._store(out, self._numbers(x), dtype, "dequantize")
@@ -223,10 +233,30 @@ class HandleDevice(Device):
             codes = np.concatenate([codes % 16, codes // 16], axis=-1)
         else:
             codes = (codes + 128) % 256 - 128
-        y = (codes - x.scheme.offset) * self._see(x.scales).astype(np.float32)[..., None]
+        y = (codes - x.scheme.offset) * self._scaled(x.scales, x.scale_factors)
         if x.zeros is not None:
-            y += self._see(x.zeros).astype(np.float32)[..., None]
+            y += self._scaled(x.zeros, x.zero_factors)
         return y.reshape(x.shape)
+
+    def _scaled(self, numbers: Buffer, factors: Buffer | None) -> Array:
+        """Scales or zeros of groups [N, groups, 1] in float32."""
+        own = self._see(numbers).astype(np.float32)
+        if factors is None:
+            return own[..., None]
+        near = own.reshape(*factors.shape, numbers.shape[1] // max(factors.shape[1], 1))
+        return (near * self._see(factors).astype(np.float32)[..., None]).reshape(*numbers.shape, 1)
+
+    @staticmethod
+    def _whole(numbers: Doubles, limits: tuple[int, int], scheme: QuantScheme) -> tuple[Doubles, Array, Array]:
+        """Numbers [N, groups] as multiples of a float16 factor per super-group: what they then are, codes, factors."""
+        per_factor = scheme.super_group // scheme.group
+        near = numbers.reshape(numbers.shape[0], numbers.shape[1] // per_factor, per_factor)
+        low, high = near.min(-1, initial=0), near.max(-1, initial=0)
+        largest = np.where(high >= -low, high, low)
+        factors = (largest / (limits[0] or limits[1])).astype(np.float16).astype(np.float64)
+        exact = near / np.where(factors == 0, np.inf, factors)[..., None]
+        codes = np.clip(np.floor(exact + 0.5), *limits)
+        return (codes * factors[..., None]).reshape(numbers.shape), codes.reshape(numbers.shape), factors
 
     def _store(self, out: Buffer | None, y: Array, dtype: DType, tag: str) -> Buffer:
         if out is None:

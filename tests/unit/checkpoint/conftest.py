@@ -21,7 +21,7 @@ def _no_stray_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytes
 
 @pytest.fixture
 def write_gguf(tmp_path: Path) -> WriteGguf:
-    """write_gguf(tensors, metadata, arch=...): tensors are arrays, or (array, "Q4_1") to be quantized."""
+    """write_gguf(tensors, metadata, arch=...): tensors are arrays, or (array, "Q4_1"): numbers, or blocks as bytes."""
 
     def write(
         tensors: Mapping[str, Any],
@@ -37,7 +37,8 @@ def write_gguf(tmp_path: Path) -> WriteGguf:
         for tensor, value in tensors.items():
             array, kind = value if isinstance(value, tuple) else (value, "F32")
             stored = gguf.GGMLQuantizationType[kind]
-            data = array if kind in ("F32", "F16") else gguf.quants.quantize(array.astype(np.float32), stored)
+            as_it_is = kind in ("F32", "F16") or array.dtype == np.uint8
+            data = array if as_it_is else gguf.quants.quantize(array.astype(np.float32), stored)
             writer.add_tensor(tensor, data, raw_dtype=stored)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()

@@ -11,12 +11,11 @@ import pytest
 from rtp_core.device.borrowed import WRITING_ORDER, borrowed_notice, still_borrowed
 from rtp_core.device.plan import Demand, resolve
 from rtp_core.device.reference import ReferenceDevice
+from rtp_core.memory.qbuffer import SCHEMES
 from rtp_core.plugin import (
     ACTIVATIONS,
     PLUGIN_API,
     PRIMITIVES,
-    Q4_0,
-    Q4_1,
     Q8_0,
     BorrowedPrimitives,
     Buffer,
@@ -131,12 +130,13 @@ def test_products_gathers_and_rotations_are_the_references(both: Both) -> None:
     both.check("rope", both.normal(3, 2, 6), np.cos(angles), np.sin(angles), np.array([8, 0, 3], np.int32))
 
 
-@pytest.mark.parametrize("scheme", [Q4_0, Q4_1, Q8_0], ids=lambda s: s.name)
+@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=lambda s: s.name)
 def test_quantized_operands_are_the_references(both: Both, scheme: Any) -> None:
-    weight = (both.normal(4, 64), scheme)
-    both.check("quantize", both.normal(4, 64), scheme)
+    columns = 2 * scheme.unit
+    weight = (both.normal(4, columns), scheme)
+    both.check("quantize", both.normal(4, columns), scheme)
     both.check("dequantize", weight, dtype=dtypes.float16)
-    both.check("gemm", both.normal(3, 64), weight, trans_b=True)
+    both.check("gemm", both.normal(3, columns), weight, trans_b=True)
     both.check("gather_rows", weight, np.array([3, 0], np.int32), dtype=dtypes.float32)
 
 

@@ -12,14 +12,15 @@ import torch
 from numpy.typing import NDArray
 
 from rtp_core.errors import DeviceError
-from rtp_core.plugin import ACTIVATIONS, Q4_0, Q4_1, Q8_0, Buffer, Device, DType, QuantScheme, dtypes
+from rtp_core.memory.qbuffer import SCHEMES as ALL_SCHEMES
+from rtp_core.plugin import ACTIVATIONS, Buffer, Device, DType, QuantScheme, dtypes
 
 Doubles = NDArray[np.float64]
 
 FLOATS = pytest.mark.parametrize("dtype", [dtypes.float32, dtypes.bfloat16, dtypes.float16], ids=lambda d: d.name)
 LAYOUTS = pytest.mark.parametrize("is_strided", [False, True], ids=["contiguous", "strided"])
 ROWS = pytest.mark.parametrize("rows", [0, 1, 5])
-SCHEMES = pytest.mark.parametrize("scheme", [Q4_0, Q4_1, Q8_0], ids=lambda s: s.name)
+SCHEMES = pytest.mark.parametrize("scheme", ALL_SCHEMES.values(), ids=lambda s: s.name)
 
 # Half a unit in the last place, with room for a float32 intermediate.
 RELATIVE = {"float32": 1e-5, "bfloat16": 2.0**-8, "float16": 2.0**-10}
@@ -79,12 +80,13 @@ def test_gather_rows(device: Device, dtype: DType, is_strided: bool, ids: list[i
 @pytest.mark.parametrize("is_prepared", [False, True], ids=["plain", "prepared"])
 def test_quantized_weights_in_their_three_roles(device: Device, scheme: QuantScheme, is_prepared: bool) -> None:
     place = Place(device)
-    table = device.quantize(place.normal(10, 64)[0], scheme)
+    columns = 2 * scheme.unit
+    table = device.quantize(place.normal(10, columns)[0], scheme)
     numbers = device.download(device.dequantize(table, dtype=dtypes.float32)).astype(np.float64)
     if is_prepared:
         table = device.prepare_weight(table, "weight")
         place.check(device.dequantize(table, dtype=dtypes.float32), numbers)
-    x, values = place.normal(3, 64)
+    x, values = place.normal(3, columns)
     place.check(device.gemm(x, table, trans_b=True), values @ numbers.T)
     for ids in ([], [9, 0, 9]):
         rows = device.gather_rows(table, place.ids(ids), dtype=dtypes.float16)
@@ -297,29 +299,35 @@ def test_quantized_numbers_are_within_half_a_step(
     device: Device, scheme: QuantScheme, is_strided: bool, rows: int
 ) -> None:
     place = Place(device, is_strided=is_strided)
-    x, numbers = place.normal(rows, 96)
+    columns = 3 * scheme.unit
+    x, numbers = place.normal(rows, columns)
     q = device.quantize(x, scheme)
     assert q.layout == "plain"
-    assert q.shape == (rows, 96)
+    assert q.shape == (rows, columns)
     y = device.download(device.dequantize(q, dtype=dtypes.float32)).astype(np.float64)
-    groups = numbers.reshape(rows, 3, 32)
+    groups = numbers.reshape(rows, columns // scheme.group, scheme.group)
     if scheme.symmetric:
-        step = np.abs(groups).max(axis=-1, initial=0) / (8 if scheme.bits == 4 else 127)
+        step = np.abs(groups).max(axis=-1, initial=0) / (scheme.offset or 127)
     else:
-        step = (groups.max(axis=-1, initial=-9) - groups.min(axis=-1, initial=9)) / 15
-    error = np.abs(y - numbers).reshape(rows, 3, 32)
-    # 16-bit scales are coarse, and the positive end of a signed 4-bit code is one step short.
-    room = 1.01 if scheme is Q4_0 else 0.52
+        step = (groups.max(axis=-1, initial=-9) - groups.min(axis=-1, initial=9)) / (2**scheme.bits - 1)
+    error = np.abs(y - numbers).reshape(groups.shape)
+    # 16-bit scales are coarse, and the positive end of a signed code with an offset is one step short.
+    room = 1.01 if scheme.offset else 0.52
+    if scheme.super_group:  # scales and zeros are themselves rounded, to a 126th of their largest neighbour's
+        per_factor = scheme.unit // scheme.group
+        widest = step.reshape(rows, 3, per_factor).max(axis=-1, initial=0).repeat(per_factor, axis=1)
+        step = step + widest / 126 * 2**scheme.bits
     assert (error <= room * step[..., None] + 2e-3).all()
 
 
 @SCHEMES
 def test_dequantize_into_narrow_floats_rounds_once(device: Device, scheme: QuantScheme) -> None:
     place = Place(device)
-    q = device.quantize(place.normal(3, 64)[0], scheme)
+    columns = 2 * scheme.unit
+    q = device.quantize(place.normal(3, columns)[0], scheme)
     exact = device.download(device.dequantize(q, dtype=dtypes.float32))
     for dtype in (dtypes.bfloat16, dtypes.float16):
-        out = place.empty((3, 64), dtype)
+        out = place.empty((3, columns), dtype)
         assert device.dequantize(q, dtype=dtype, out=out) is out
         np.testing.assert_array_equal(device.download(out), exact.astype(dtype.numpy))
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tokenizers import pre_tokenizers
+from hypothesis import given, settings, strategies as st
+from tokenizers import pre_tokenizers, trainers
 from transformers import Qwen2Tokenizer
 
 from rtp_core.errors import CheckpointError, UnsupportedModelError
@@ -21,6 +23,10 @@ CORPUS = [
     "Ein Beispiel mit Umlauten: schön, über, Straße. 12345 numbers 67890!",
     "這是一個測試。世界你好、你好世界。",
 ] * 5  # fmt: skip
+DATA = {
+    path.stem: path.read_text(encoding="utf-8")
+    for path in sorted((Path(__file__).parents[2] / "data" / "texts").glob("*.txt"))
+}
 TEXTS = [
     "hello there", " leading", "two  spaces   three", "", " ", "trailing ", "The fox was over there again.",
     "schön 世界 😀 é\n\tx", "unknown ☃ character", "return first + second", "a▁b", "123 12345",
@@ -112,6 +118,41 @@ def test_qwen2_splits_words_as_transformers_does() -> None:
     ours = build_tokenizer(byte_level("qwen2"), "m.gguf").inner
     assert ours.pre_tokenizer.pre_tokenize_str(WORDS) == theirs.pre_tokenizer.pre_tokenize_str(WORDS)
     assert ours.normalizer.normalize_str("e\u0301") == theirs.normalizer.normalize_str("e\u0301") == "é"
+
+
+@pytest.fixture(scope="module")
+def trained() -> tuple[Qwen2Tokenizer, Tokenizer]:
+    """A small vocabulary of words as Qwen2 splits them: in transformers' tokenizer, and as GGUF metadata in ours."""
+    inner = Qwen2Tokenizer(vocab={c: n for n, c in enumerate(ALPHABET)}, merges=[])._tokenizer
+    trainer = trainers.BpeTrainer(vocab_size=900, initial_alphabet=ALPHABET, show_progress=False)
+    inner.train_from_iterator([*CORPUS, *DATA.values()], trainer)
+    model = json.loads(inner.to_str())["model"]
+    tokens = sorted(model["vocab"], key=model["vocab"].get)
+    merges = [tuple(merge) for merge in model["merges"]]
+    metadata = byte_level(
+        "qwen2", tokens=tokens, merges=[" ".join(merge) for merge in merges], token_type=None, eos_token_id=None
+    )
+    return Qwen2Tokenizer(vocab=model["vocab"], merges=merges), Tokenizer.from_gguf(metadata)
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_qwen2_encodes_the_corpus_as_transformers_does(trained: tuple[Qwen2Tokenizer, Tokenizer], name: str) -> None:
+    theirs, ours = trained
+    expected = theirs.encode(DATA[name], add_special_tokens=False)
+    assert len(expected) < 0.8 * len(DATA[name].encode())  # there is something to merge
+    assert ours.encode(DATA[name]) == expected
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    text=st.text(
+        st.sampled_from("aZ1½ \t\r\n\u00a0\u3000'\u2019sS.!?_-é\u0301世界😀\u200d") | st.characters(codec="utf-8"),
+        max_size=40,
+    )
+)
+def test_qwen2_encodes_any_text_as_transformers_does(trained: tuple[Qwen2Tokenizer, Tokenizer], text: str) -> None:
+    theirs, ours = trained
+    assert ours.encode(text) == theirs.encode(text, add_special_tokens=False)
 
 
 @pytest.mark.parametrize(

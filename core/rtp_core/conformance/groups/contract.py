@@ -9,7 +9,6 @@ from itertools import product
 
 import numpy as np
 
-from rtp_core.conformance.bench import SCHEMES
 from rtp_core.conformance.case import Case, expect
 from rtp_core.conformance.core_snapshot import changes, core_snapshot
 from rtp_core.conformance.dims import Dims
@@ -19,6 +18,7 @@ from rtp_core.device.loader import load_plugins
 from rtp_core.device.manifest import PLUGIN_API
 from rtp_core.device.op import No, Override, Signature, Yes
 from rtp_core.device.plan import PHASES
+from rtp_core.memory.qbuffer import SCHEMES
 
 GROUP = "contract"
 SIGNATURES = 64  # random ones, of which every predicate is asked about each, twice

@@ -11,6 +11,7 @@ from rtp_core.conformance.case import Case, CheckFailed, expect
 from rtp_core.conformance.subject import Subject
 from rtp_core.conformance.tiny_model import VOCAB, Generated, generate, tiny_config
 from rtp_core.device.device import Device
+from rtp_core.memory.qbuffer import SCHEMES
 
 GROUP = "end_to_end"
 MODELS = ("llama", "qwen2")
@@ -43,7 +44,7 @@ def _generate(
     prompts = [rng.integers(0, VOCAB, length).tolist() for length in LENGTHS]
     return generate(
         device,
-        tiny_config(model),
+        tiny_config(model, 1 if scheme is None else SCHEMES[scheme].unit),
         prompts,
         dtype=dtype,
         quantization=scheme,
