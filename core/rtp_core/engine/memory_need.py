@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
 from typing import Any
 
 from rtp_core.device.device import Device
 from rtp_core.device.plan import Plan
 from rtp_core.device.rehearsal import rehearsal_of
-from rtp_core.device.weights import LayerWeights, ModelWeights
+from rtp_core.device.weights import EncoderWeights, LayerWeights, ModelWeights
 from rtp_core.engine.setting import Setting
-from rtp_core.engine.worst_steps import worst_steps
+from rtp_core.engine.worst_steps import worst_encoder_steps, worst_steps
 from rtp_core.kv.kv_cache import KVCache, block_bytes
 from rtp_core.memory.buffer import Buffer
 from rtp_core.memory.qbuffer import QBuffer
-from rtp_core.models.model import load_model
+from rtp_core.models.model import Weights, load_model
 from rtp_core.models.weight_rehearsal import WeightRehearsal
+from rtp_core.runner.encoder_runner import EncoderRunner
 from rtp_core.runner.model_runner import ModelRunner
 
 _LAYERS_OF_A_KIND = 2  # the second one meets what the first has left; all others are like it
@@ -25,7 +27,10 @@ _MARGIN = 32  # a 32nd more than the worst step: others fragment differently
 
 @dataclass(frozen=True, slots=True)
 class MemoryNeed:
-    """In bytes. work_space: of the worst step, with what kernels keep; None where only running the model tells."""
+    """In bytes. work_space: of the worst step, with what kernels keep; None where only running the model tells.
+
+    An encoder has no KV cache: its blocks have no bytes.
+    """
 
     weights_bytes: int
     kv_block_bytes: int
@@ -63,28 +68,50 @@ def expected_need(device: Device, setting: Setting) -> MemoryNeed:
     finally:
         if twin is not None:
             twin.close()
-    block = block_bytes(device, checkpoint.config, setting.precision.dtype)
+    is_encoder = isinstance(weights, EncoderWeights)
+    block = 0 if is_encoder else block_bytes(device, checkpoint.config, setting.precision.dtype)
     return MemoryNeed(weights_bytes, block, device.kv_layout.block_size, work_space)
 
 
-def work_space_bytes(device: Device, plan: Plan, weights: ModelWeights, setting: Setting) -> int:
+def work_space_bytes(device: Device, plan: Plan, weights: Weights, setting: Setting) -> int:
     """Run the worst steps on some layers of each kind, and measure how far they reach beyond what is held now.
 
     A rehearsing device computes nothing. Raises OutOfMemoryError where they do not fit.
     """
-    layers = tuple(_samples(weights.layers))
-    config = setting.checkpoint.config.model_copy(update={"num_hidden_layers": len(layers)})
+    sample = replace(weights, layers=tuple(_samples(weights.layers)))
+    steps = (
+        _encoder_steps(plan, sample, setting)
+        if isinstance(sample, EncoderWeights)
+        else _decoder_steps(device, plan, sample, setting)
+    )
+    device.arena.reset_peak()
+    before = device.arena.stats().peak_reach_bytes
+    for step in steps:
+        step()
+    reach = device.arena.stats().peak_reach_bytes - before
+    return reach + reach // _MARGIN
+
+
+def _encoder_steps(plan: Plan, weights: EncoderWeights, setting: Setting) -> Iterable[Callable[[], object]]:
+    runner = EncoderRunner(plan, weights)
+    steps = worst_encoder_steps(setting.limits, setting.checkpoint.config.vocab_size)
+    return (partial(runner.execute, requests) for requests in steps)
+
+
+def _decoder_steps(
+    device: Device, plan: Plan, weights: ModelWeights, setting: Setting
+) -> Iterable[Callable[[], object]]:
+    """The cache that they run with is there before the first is asked for."""
+    config = setting.checkpoint.config.model_copy(update={"num_hidden_layers": len(weights.layers)})
     with device.arena.lifetime("persistent"):
         cache = KVCache(device, config, weights.dtype, 1)
         cache.clear()
-    runner = ModelRunner(plan, replace(weights, layers=layers), cache)
-    device.arena.reset_peak()
-    before = device.arena.stats().peak_reach_bytes
-    for features in plan.sheets:
-        for batch in worst_steps(setting.limits, config.vocab_size, cache.block_size, features):
-            runner.execute(batch)
-    reach = device.arena.stats().peak_reach_bytes - before
-    return reach + reach // _MARGIN
+    runner = ModelRunner(plan, weights, cache)
+    return (
+        partial(runner.execute, batch)
+        for features in plan.sheets
+        for batch in worst_steps(setting.limits, config.vocab_size, cache.block_size, features)
+    )
 
 
 def _samples(layers: tuple[LayerWeights, ...]) -> Iterator[LayerWeights]:
