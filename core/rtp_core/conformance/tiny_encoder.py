@@ -35,7 +35,7 @@ def tiny_encoder_config() -> ModelConfig:
     return ModelConfig.checked(fields, WHERE)
 
 
-def _tensors() -> dict[str, Buffer]:
+def tiny_encoder_tensors() -> dict[str, Buffer]:
     """Random weights under Hugging Face's names."""
     rng = np.random.default_rng(29)
     tables = {"word": VOCAB, "position": MAX_MODEL_LEN, "token_type": 2}
@@ -69,7 +69,7 @@ def encode(
 ) -> NDArray[np.float32]:
     """Hidden states [T, E] of all prompts of all steps, one after the other."""
     config, precision = tiny_encoder_config(), Precision.of(device, dtype, quantization)
-    weights = load_model(config, WeightLoader(device, _tensors(), precision, WHERE), MAX_MODEL_LEN, WHERE)
+    weights = load_model(config, WeightLoader(device, tiny_encoder_tensors(), precision, WHERE), MAX_MODEL_LEN, WHERE)
     assert isinstance(weights, EncoderWeights)
     runner = EncoderRunner(resolve(device, demand(config, weights)), weights)
     return np.concatenate([runner.execute(prompts) for prompts in steps])
