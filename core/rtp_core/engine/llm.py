@@ -175,8 +175,9 @@ class LLM:
         many = _as_list(prompts)
         if not many:
             return []
-        texts = iter(self.tokenizer.encode_batch(prefix + p for p in many if isinstance(p, str)))
-        requests = [next(texts) if isinstance(p, str) else list(self._token_ids(p)) for p in many]
+        texts = [prefix + prompt for prompt in many if isinstance(prompt, str)]
+        encoded = iter(self.tokenizer.encode_batch(texts) if texts else ())
+        requests = [next(encoded) if isinstance(p, str) else list(self._token_ids(p)) for p in many]
         embeddings = embedder.embed(requests).tolist()
         return [
             EmbeddingOutput(prompt if isinstance(prompt, str) else None, token_ids, embedding)
@@ -261,7 +262,8 @@ class LLM:
         vocab_size = self._loaded.checkpoint.config.vocab_size
         for token_id in prompt:
             # NumPy's integers are welcome; bool is an Integral too, and here always a mistake.
-            if isinstance(token_id, bool) or not isinstance(token_id, Integral) or not 0 <= token_id < vocab_size:
+            is_integer = type(token_id) is int or (isinstance(token_id, Integral) and not isinstance(token_id, bool))
+            if not is_integer or not 0 <= token_id < vocab_size:
                 raise RequestError(f"bad token id {token_id!r} in a prompt", why=f"expected 0 to {vocab_size - 1}")
         return tuple(map(int, prompt))
 
