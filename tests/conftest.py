@@ -104,3 +104,10 @@ def default_model_path() -> Path:
     """The default model's file: RTP_TEST_MODEL, or what `rtp` itself would fetch."""
     path = os.environ.get("RTP_TEST_MODEL")
     return Path(path) if path else hub.resolve(hub.DEFAULT_MODEL)
+
+
+@pytest.fixture(scope="session")
+def embedding_model_path() -> Path:
+    """The default embedding model's folder: RTP_TEST_EMBEDDING_MODEL, or what `rtp` itself would fetch."""
+    path = os.environ.get("RTP_TEST_EMBEDDING_MODEL")
+    return Path(path) if path else hub.resolve(hub.DEFAULT_EMBEDDING_MODEL)

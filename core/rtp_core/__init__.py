@@ -11,12 +11,13 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "EmbeddingOutput": "rtp_core.request",
     "LLM": "rtp_core.engine.llm",
     "RequestOutput": "rtp_core.request",
     "RtpError": "rtp_core.errors",
     "SamplingParams": "rtp_core.request",
 }
-__all__ = ["LLM", "RequestOutput", "RtpError", "SamplingParams", "__version__"]
+__all__ = ["LLM", "EmbeddingOutput", "RequestOutput", "RtpError", "SamplingParams", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -19,6 +19,9 @@ _MAX_LAYERS = 10_000
 _STRICT = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
 _ROPE_TYPES = ("default", "linear", "llama3")
 
+# Model types that read whole texts and generate nothing, with what transformers takes for fields they leave out.
+_ENCODERS: Mapping[str, Mapping[str, Any]] = {"bert": {"hidden_act": "gelu", "max_position_embeddings": 512}}
+
 Extent = Annotated[int, Field(gt=0, le=_MAX_SIZE)]
 TokenId = Annotated[int, Field(ge=0, le=_MAX_SIZE)]
 Positive = Annotated[float, Field(gt=0)]
@@ -60,6 +63,8 @@ class ModelConfig(BaseModel):
     num_key_value_heads: Extent
     head_dim: Extent
     rms_norm_eps: Annotated[float, Field(ge=0, lt=1)] = 1e-6
+    layer_norm_eps: Annotated[float, Field(ge=0, lt=1)] = 1e-12
+    type_vocab_size: Extent = 2
     rope_theta: Positive = 10_000.0
     rope_scaling: RopeScaling | None = None
     max_position_embeddings: Extent = 2048
@@ -79,11 +84,16 @@ class ModelConfig(BaseModel):
                 f"num_attention_heads {self.num_attention_heads} is not a multiple of "
                 f"num_key_value_heads {self.num_key_value_heads}"
             )
-        if self.head_dim % 2:
+        if self.head_dim % 2 and not self.is_encoder:
             raise ValueError(f"head_dim {self.head_dim} is odd; rotary embeddings rotate pairs")
         if self.num_attention_heads * self.head_dim > _MAX_SIZE:
             raise ValueError(f"num_attention_heads {self.num_attention_heads} x head_dim {self.head_dim} is too large")
         return self
+
+    @property
+    def is_encoder(self) -> bool:
+        """Whether the model gives embeddings of whole texts, and no next token."""
+        return self.model_type in _ENCODERS
 
     @classmethod
     def checked(cls, fields: Mapping[str, Any], where: str | PathLike[str]) -> Self:
@@ -112,6 +122,9 @@ class ModelConfig(BaseModel):
             if hidden % heads:
                 _bad(where, f"hidden_size {hidden} is not a multiple of num_attention_heads {heads}, and no head_dim")
             fields["head_dim"] = hidden // heads
+        if isinstance(model_type, str) and model_type in _ENCODERS:
+            _check_encoder(data, where)
+            fields = {**_ENCODERS[model_type], **fields}
         fields |= _rope(data, where)
         fields["sliding_window"] = _sliding_window(data, where)
         fields["eos_token_ids"] = as_tuple(data.get("eos_token_id"))
@@ -134,6 +147,16 @@ def as_tuple(value: Any) -> tuple[Any, ...]:
     if value is None:
         return ()
     return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+def _check_encoder(data: Mapping[str, Any], where: str | PathLike[str]) -> None:
+    """Raises UnsupportedModelError for what makes another model of an encoder's layers."""
+    kind = data.get("position_embedding_type", "absolute")
+    if kind != "absolute":
+        _unsupported(where, f"position_embedding_type {kind!r:.60}", "only absolute positions are supported")
+    for name in ("is_decoder", "add_cross_attention"):
+        if data.get(name):
+            _unsupported(where, f"{data['model_type']} with {name}", "only encoders are supported")
 
 
 def _rope(data: Mapping[str, Any], where: str | PathLike[str]) -> dict[str, Any]:

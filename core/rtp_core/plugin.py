@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rtp_core import dtypes as dtypes
-    from rtp_core.device.attention_batch import AttentionBatch as AttentionBatch, ForwardBatch as ForwardBatch
+    from rtp_core.device.attention_batch import (
+        AttentionBatch as AttentionBatch,
+        EncoderBatch as EncoderBatch,
+        ForwardBatch as ForwardBatch,
+    )
     from rtp_core.device.borrowed import BorrowedPrimitives as BorrowedPrimitives
     from rtp_core.device.device import (
         OPS as OPS,
@@ -42,6 +46,7 @@ if TYPE_CHECKING:
     from rtp_core.device.services import Communicator as Communicator, Event as Event
     from rtp_core.device.weights import (
         AttentionWeights as AttentionWeights,
+        EncoderWeights as EncoderWeights,
         FfnWeights as FfnWeights,
         LayerWeights as LayerWeights,
         Linear as Linear,
@@ -82,6 +87,7 @@ if TYPE_CHECKING:
 _NAMES: dict[str, tuple[str, ...]] = {
     "rtp_core.device.attention_batch": (
         "AttentionBatch",
+        "EncoderBatch",
         "ForwardBatch",
     ),
     "rtp_core.device.borrowed": ("BorrowedPrimitives",),
@@ -117,6 +123,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     ),
     "rtp_core.device.weights": (
         "AttentionWeights",
+        "EncoderWeights",
         "FfnWeights",
         "LayerWeights",
         "Linear",

@@ -157,6 +157,15 @@ class RequestOutput:
         return self.outputs[0].logprobs
 
 
+@dataclass(frozen=True, slots=True)
+class EmbeddingOutput:
+    """One text and its embedding. `prompt` is None for token-id prompts; a text may have been cut to fit the model."""
+
+    prompt: str | None
+    prompt_token_ids: list[int]
+    embedding: list[float]
+
+
 def _bad(name: str, got: object, expected: str) -> ConfigError:
     return ConfigError(f"{name} is {reprlib.repr(got)}", where="sampling parameters", why=f"expected {expected}")
 

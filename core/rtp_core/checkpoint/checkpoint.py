@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from rtp_core.checkpoint.embedding_config import EmbeddingConfig
 from rtp_core.config import ModelConfig
 from rtp_core.memory.buffer import Buffer
 
@@ -49,6 +50,7 @@ class Checkpoint:
     generation_config: Mapping[str, Any]  # checked values only, see hugging_face.generation_config
     stored_bytes: Mapping[str, int]  # of each tensor in the files
     header: Mapping[str, Buffer]  # the tensors' names, shapes, dtypes and schemes; their contents are not to be read
+    embedding: EmbeddingConfig | None = None  # of an encoder
 
     @property
     def nbytes(self) -> int:

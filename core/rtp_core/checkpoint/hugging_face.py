@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rtp_core.checkpoint.checkpoint import Checkpoint, TokenizerFiles
+from rtp_core.checkpoint.embedding_config import read_embedding_config
 from rtp_core.checkpoint.mapped_file import read_json, read_text
 from rtp_core.checkpoint.safetensors import read_sharded
 from rtp_core.config import ModelConfig, as_tuple
@@ -44,6 +45,7 @@ def open_folder(folder: Path, *, supported: Collection[str] | None = None) -> Ch
         generation_config=generation_config(folder / "generation_config.json"),
         stored_bytes={name: tensor.nbytes for name, tensor in tensors.items()},
         header=tensors,
+        embedding=read_embedding_config(folder, config.hidden_size, tokenizer_config) if config.is_encoder else None,
     )
 
 

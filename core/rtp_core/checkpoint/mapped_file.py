@@ -49,18 +49,30 @@ def read_json(path: Path, max_bytes: int) -> dict[str, Any]:
     return parse_json(read_text(path, max_bytes), path)
 
 
+def read_json_list(path: Path, max_bytes: int) -> list[Any]:
+    """The JSON list in a file, as `read_json`."""
+    data = _parse(read_text(path, max_bytes), path)
+    if not isinstance(data, list):
+        raise CheckpointError("invalid JSON", where=str(path), why=f"expected a list, got {type(data).__name__}")
+    return data
+
+
 def parse_json(text: str, where: str | PathLike[str]) -> dict[str, Any]:
     """The JSON object in `text`; a name given twice is an error. Raises CheckpointError naming `where`."""
+    data = _parse(text, where)
+    if not isinstance(data, dict):
+        raise CheckpointError("invalid JSON", where=str(where), why=f"expected an object, got {type(data).__name__}")
+    return data
+
+
+def _parse(text: str, where: str | PathLike[str]) -> Any:
     try:
-        data = json.loads(text, object_pairs_hook=_unique)
+        return json.loads(text, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
         why = f"{error.msg} at line {error.lineno}, column {error.colno}"
         raise CheckpointError("invalid JSON", where=str(where), why=why) from None
     except (ValueError, RecursionError) as error:  # a name twice, a number of a million digits, nesting without end
         raise CheckpointError("invalid JSON", where=str(where), why=str(error)) from None
-    if not isinstance(data, dict):
-        raise CheckpointError("invalid JSON", where=str(where), why=f"expected an object, got {type(data).__name__}")
-    return data
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -28,7 +28,13 @@ SINGLE = "model.safetensors"
 _MAX_HEADER = 100_000_000  # bytes, the format's own limit
 _MAX_INDEX = 100_000_000
 _MAX_DIMS = 8
-_DTYPES: dict[str, DType] = {"F32": dtypes.float32, "F16": dtypes.float16, "BF16": dtypes.bfloat16}
+# Integers are no weights, but some encoders come with a list of their positions.
+_DTYPES: dict[str, DType] = {
+    "F32": dtypes.float32,
+    "F16": dtypes.float16,
+    "BF16": dtypes.bfloat16,
+    "I64": dtypes.int64,
+}
 
 
 @dataclass(frozen=True, slots=True)

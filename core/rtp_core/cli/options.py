@@ -106,6 +106,15 @@ class EngineOptions(LimitOptions, PlaceOptions):
         return options
 
 
+@dataclass(frozen=True, kw_only=True)
+class EncoderOptions(EngineOptions):
+    """The same for a model that gives embeddings."""
+
+    model: Annotated[str, option("--model", "A folder, a name of `rtp models ls`, or repo/id.")] = (
+        hub.DEFAULT_EMBEDDING_MODEL
+    )
+
+
 def comma_separated(text: str) -> tuple[str, ...]:
     """`a,b` as ("a", "b"); spaces and empty names do not count."""
     return tuple(name for name in (part.strip() for part in text.split(",")) if name)

@@ -1,4 +1,4 @@
-"""Where the prompt of a command comes from: the command line, or standard input."""
+"""Where the prompts of a command come from: the command line, or standard input."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rtp_core.cli.options import option
 from rtp_core.errors import ConfigError, RequestError
 
 _USAGE = 'rtp generate "Once upon a time"'
+_USAGE_OF_TEXTS = 'rtp embed "Once upon a time" "In the beginning"'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,15 +33,33 @@ def read_prompt(given: str | None, *, raw: bool) -> str:
     """
     if given is not None and given != "-":
         text = given
-    elif sys.stdin is None or (given is None and sys.stdin.isatty()):
-        raise RequestError("no prompt", why="expected one as argument, or text on standard input", hint=_USAGE)
     else:
-        try:
-            text = sys.stdin.buffer.read().decode()
-        except UnicodeDecodeError as error:
-            raise RequestError("cannot read the prompt", where="standard input", why=f"not UTF-8: {error}") from error
+        text = _standard_input(is_asked=given is not None, usage=_USAGE)
         if not raw:
             text = text.removesuffix("\n").removesuffix("\r")
     if not text:
         raise RequestError("the prompt is empty", why="expected some text", hint=_USAGE)
     return text
+
+
+def read_texts(given: list[str] | None) -> list[str]:
+    """The texts themselves, or the lines of standard input for a single `-` and for nothing.
+
+    Raises RequestError where there are none. An empty line is an empty text.
+    """
+    if given and given != ["-"]:
+        return given
+    text = _standard_input(is_asked=bool(given), usage=_USAGE_OF_TEXTS)
+    if not text:
+        raise RequestError("no texts", where="standard input", why="expected one a line", hint=_USAGE_OF_TEXTS)
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+
+
+def _standard_input(*, is_asked: bool, usage: str) -> str:
+    """All of it. Where nobody asked for it and it is a terminal, nobody is going to type either."""
+    if sys.stdin is None or (not is_asked and sys.stdin.isatty()):
+        raise RequestError("no prompt", why="expected one as argument, or text on standard input", hint=usage)
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise RequestError("cannot read the prompt", where="standard input", why=f"not UTF-8: {error}") from error

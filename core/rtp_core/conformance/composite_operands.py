@@ -11,9 +11,10 @@ from rtp_core import dtypes
 from rtp_core.conformance.attention_step import Step, mixed_requests
 from rtp_core.conformance.bench import Bench, Role
 from rtp_core.conformance.call import Call, call, declared, operands
-from rtp_core.device.attention_batch import ForwardBatch
+from rtp_core.device.attention_batch import EncoderBatch, ForwardBatch
 from rtp_core.device.weights import (
     AttentionWeights,
+    EncoderWeights,
     FfnWeights,
     LayerWeights,
     Linear,
@@ -269,8 +270,29 @@ def _forward(ops: Any, weights: ModelWeights, kv: tuple[Buffer, ...], batch: For
     return result
 
 
-@operands("model_forward", features=(*LAYER_FEATURES, "layer_norm", "moe"), weights="any", min_rows=5)
+def _encode(ops: Any, weights: EncoderWeights, kv: tuple[Buffer, ...], batch: EncoderBatch) -> Buffer:
+    x = ops.gather_rows(weights.embedding, batch.token_ids, dtype=weights.dtype)
+    x, _ = ops.add_norm(x, ops.gather_rows(weights.positions, batch.positions), weights.norm)
+    for layer in weights.layers:
+        x = ops.encoder_layer(x, layer, batch.lengths)
+    result: Buffer = x
+    return result
+
+
+def _one_encoder_layer(b: Bench) -> Call:
+    hidden, lengths = b.dims.hidden_size, (4, 1, 4)
+    dtype = dtypes.float32 if b.is_oracle else b.dtype
+    tables = b.matrix(b.dims.vocab_size, hidden), b.normal(max(lengths), hidden)
+    weights = EncoderWeights(*tables, norm(b, hidden), (_layer(b, None),), dtype, _encode)
+    ids = b.ids(b.rng.integers(0, b.dims.vocab_size, sum(lengths)))
+    positions = b.ids(np.concatenate([np.arange(length) for length in lengths]))
+    return call(weights, (), EncoderBatch(ids, positions, lengths))
+
+
+@operands("model_forward", features=(*LAYER_FEATURES, "layer_norm", "moe", "encoder"), weights="any", min_rows=5)
 def one_layer(b: Bench) -> Call:
+    if "encoder" in b.features:
+        return _one_encoder_layer(b)
     step = Step(b, mixed_requests(b), role=Role.WRITTEN)
     table, layer = b.matrix(b.dims.vocab_size, b.dims.hidden_size), _layer(b, step)
     dtype = dtypes.float32 if b.is_oracle else b.dtype

@@ -10,6 +10,7 @@ import numpy as np
 from rtp_core.config import ModelConfig
 from rtp_core.device.device import Device
 from rtp_core.device.plan import resolve
+from rtp_core.device.weights import ModelWeights
 from rtp_core.kv.block_manager import BlockManager
 from rtp_core.kv.kv_cache import KVCache
 from rtp_core.memory.buffer import Buffer
@@ -98,6 +99,7 @@ def generate(
     tensors = tiny_tensors(config)
     loader = WeightLoader(device, tensors, tensors, precision, WHERE)
     weights = load_model(config, loader, MAX_MODEL_LEN, WHERE)
+    assert isinstance(weights, ModelWeights)
     plan = resolve(device, demand(config, weights))
     size = device.kv_layout.block_size
     num_blocks = len(prompts) * -(-MAX_MODEL_LEN // size)

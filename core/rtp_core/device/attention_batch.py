@@ -44,3 +44,15 @@ class ForwardBatch:
 
     token_ids: Buffer
     attention: AttentionBatch
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderBatch:
+    """One step as an encoder sees it: whole requests, one after the other, without padding.
+
+    token_ids, positions: [T] int32; lengths sum to T. Each request's positions count from 0.
+    """
+
+    token_ids: Buffer
+    positions: Buffer
+    lengths: tuple[int, ...]

@@ -6,10 +6,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtp_core.device import host_sampling
-from rtp_core.device.attention_batch import AttentionBatch, ForwardBatch
+from rtp_core.device.attention_batch import AttentionBatch, EncoderBatch, ForwardBatch
 from rtp_core.device.compositions import BIAS, Compositions
 from rtp_core.device.op import composite
-from rtp_core.device.weights import AttentionWeights, FfnWeights, LayerWeights, ModelWeights, MoeWeights
+from rtp_core.device.weights import (
+    AttentionWeights,
+    EncoderWeights,
+    FfnWeights,
+    LayerWeights,
+    ModelWeights,
+    MoeWeights,
+)
 from rtp_core.memory.buffer import Buffer
 
 LAYER_FEATURES = BIAS | {"qk_norm"}
@@ -89,9 +96,14 @@ class Layers(Compositions):
 
     # -- level 5 -------------------------------------------------------------------------------------------------
 
-    @composite(5, features=LAYER_FEATURES | {"layer_norm", "moe"})
-    def model_forward(self, weights: ModelWeights, kv: tuple[Buffer, ...], batch: ForwardBatch) -> Buffer:
-        """Hidden states [T, E] after the last norm. The default is the model's own assembly. kv: one view a layer."""
+    @composite(5, features=LAYER_FEATURES | {"layer_norm", "moe", "encoder"})
+    def model_forward(
+        self, weights: ModelWeights | EncoderWeights, kv: tuple[Buffer, ...], batch: ForwardBatch | EncoderBatch
+    ) -> Buffer:
+        """Hidden states [T, E] after the last norm. The default is the model's own assembly. kv: one view a layer.
+
+        With the feature "encoder" it gets EncoderWeights, no kv, and an EncoderBatch.
+        """
         return weights.forward(self, weights, kv, batch)
 
     # -- sampling ------------------------------------------------------------------------------------------------

@@ -97,3 +97,19 @@ class ModelWeights:
     lm_head: Linear
     dtype: DType
     forward: Callable[[Any, Any, Any, Any], Buffer]
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderWeights:
+    """A whole encoder on one device; `forward` and `dtype` as those of ModelWeights.
+
+    embedding: [V, E]; positions: [max_model_len, E], the segment that all texts are in added to each; norm: of the
+    sum of both.
+    """
+
+    embedding: Buffer
+    positions: Buffer
+    norm: Norm
+    layers: tuple[LayerWeights, ...]
+    dtype: DType
+    forward: Callable[[Any, Any, Any, Any], Buffer]

@@ -19,8 +19,8 @@ class EngineConfig:
     quantized on the way), "bfloat16", "float16". quantization: a scheme for float weights, at load.
     max_model_len: tokens of prompt and output, default what the model was made for. memory_budget: device memory for
     everything: bytes, a share of what is free (0.6 or "60%"), or "all-2GiB"; see MemoryBudget. max_num_batched_tokens:
-    tokens of one step over all requests. trace_memory: "tags" keeps every allocation and return, "stacks" also where
-    in the code each comes from.
+    tokens of one step over all requests; in an encoder's there is always room for one whole text. trace_memory:
+    "tags" keeps every allocation and return, "stacks" also where in the code each comes from.
     disable_impl: names of overrides to leave out of the plan. prefer: "op=impl", to take first where it may serve,
     several of one op in the order given. require: ops that an override must serve. plan_lock: a file with the plan
     that this one must be. features: those of ops that requests may ask for. enforce_eager: run every decode step op by

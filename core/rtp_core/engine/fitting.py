@@ -27,13 +27,13 @@ def check_fits(device: Device, setting: Setting, need: MemoryNeed) -> None:
     if _total(setting, need) <= budget:
         return
     kv_tokens = least_kv_tokens(setting)
+    kv = f"KV cache for {kv_tokens} tokens {format_bytes(need.kv_bytes(kv_tokens))}, " if need.kv_block_bytes else ""
     work_space = "unknown" if need.work_space_bytes is None else format_bytes(need.work_space_bytes)
     raise OutOfMemoryError(
         f"the model does not fit into {format_bytes(budget)}",
         where=device.info.id,
         why=(
-            f"weights {format_bytes(need.weights_bytes)}, KV cache for {kv_tokens} tokens "
-            f"{format_bytes(need.kv_bytes(kv_tokens))}, work space {work_space}, "
+            f"weights {format_bytes(need.weights_bytes)}, {kv}work space {work_space}, "
             f"recorded decode steps {format_bytes(need.replay_bytes)}: "
             f"{format_bytes(_total(setting, need))} in all; {format_bytes(device.memory_info()[1])} are free"
         ),
@@ -61,6 +61,8 @@ def failed_warm_up(device: Device, need: MemoryNeed, failure: OutOfMemoryError) 
 
 def kv_blocks(setting: Setting, need: MemoryNeed, room_bytes: int) -> int:
     """Blocks of the KV cache: for all requests that may run at once, as far as there is room beside the work space."""
+    if not need.kv_block_bytes:
+        return 0
     limits = setting.limits
     wanted = limits.max_num_seqs * -(-limits.max_model_len // need.block_size)
     return min(wanted, (room_bytes - need.run_bytes) // need.kv_block_bytes)

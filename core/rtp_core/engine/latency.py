@@ -94,7 +94,7 @@ def _check(llm: LLM, load: Load, rounds: int) -> None:
 def _round(llm: LLM, load: Load, random: np.random.Generator, clock: Callable[[], float]) -> Latency:
     sampling = SamplingParams(temperature=0, max_tokens=load.output_tokens, ignore_eos=True)
     times: dict[str, list[float]] = {}  # by request, when each of its tokens came
-    prompts = _prompts(load, llm.config.vocab_size, random)
+    prompts = random_prompts(load.batch, load.prompt_tokens, llm.config.vocab_size, random)
     start = clock()
     for progress in llm.stream_batch(prompts, sampling):
         if progress.token_id is not None:
@@ -123,8 +123,8 @@ def _round(llm: LLM, load: Load, random: np.random.Generator, clock: Callable[[]
     )
 
 
-def _prompts(load: Load, vocab_size: int, random: np.random.Generator) -> list[list[int]]:
-    """Random prompts that differ in their first token, as far as the vocabulary goes."""
-    prompts = random.integers(vocab_size, size=(load.batch, load.prompt_tokens))
-    prompts[:, 0] = random.choice(vocab_size, load.batch, replace=load.batch > vocab_size)
+def random_prompts(batch: int, tokens: int, vocab_size: int, random: np.random.Generator) -> list[list[int]]:
+    """Prompts of `tokens` each that differ in their first one, as far as the vocabulary goes."""
+    prompts = random.integers(vocab_size, size=(batch, tokens))
+    prompts[:, 0] = random.choice(vocab_size, batch, replace=batch > vocab_size)
     return [[int(token) for token in prompt] for prompt in prompts]

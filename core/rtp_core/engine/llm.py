@@ -1,4 +1,4 @@
-"""LLM: the Python API. One model on one device; text or token ids in, text and token ids out."""
+"""LLM: the Python API. One model on one device; text or token ids in, text and token ids or embeddings out."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from rtp_core.config import ModelConfig
 from rtp_core.device.device import Device
 from rtp_core.device.plan import Plan
 from rtp_core.engine.collector import Collector
-from rtp_core.engine.engine import Progress
+from rtp_core.engine.embedder import Embedder
+from rtp_core.engine.engine import Engine, Progress
 from rtp_core.engine.engine_config import EngineConfig
 from rtp_core.engine.loading import load_engine
 from rtp_core.engine.memory_view import MemoryView
-from rtp_core.errors import ConfigError, ModelError, RequestError
-from rtp_core.request import MAX_SEED, Request, RequestOutput, SamplingParams
+from rtp_core.errors import ConfigError, ModelError, RequestError, UnsupportedModelError
+from rtp_core.request import MAX_SEED, EmbeddingOutput, Request, RequestOutput, SamplingParams
 from rtp_core.text.chat_template import render
 from rtp_core.text.tokenizer import Tokenizer
 
@@ -157,6 +158,7 @@ class LLM:
 
     def chat_prompt(self, messages: Messages, **template_options: Any) -> list[int]:
         """Token ids of a conversation in the model's own chat template. Raises ModelError where it has none."""
+        _ = self._engine  # an encoder has no turn to take
         if self.chat_template is None:
             raise ModelError("the model has no chat template", hint="use generate, or --raw")
         text = render(
@@ -167,6 +169,25 @@ class LLM:
             **template_options,
         )
         return self.tokenizer.encode_chat(text)
+
+    def embed(self, prompts: Prompt | Sequence[Prompt]) -> list[EmbeddingOutput]:
+        """One embedding per prompt, in order, pooled and normalised as the model's own files say.
+
+        Texts are cut to what the model can read. Raises RequestError for token ids that are too many, none or
+        unknown, UnsupportedModelError for a model that generates.
+        """
+        embedder, prefix = self._embedder, self._prefix
+        many = _as_list(prompts)
+        if not many:
+            return []
+        texts = [prefix + prompt for prompt in many if isinstance(prompt, str)]
+        encoded = iter(self.tokenizer.encode_batch(texts) if texts else ())
+        requests = [next(encoded) if isinstance(p, str) else list(self._token_ids(p)) for p in many]
+        embeddings = embedder.embed(requests).tolist()
+        return [
+            EmbeddingOutput(prompt if isinstance(prompt, str) else None, token_ids, embedding)
+            for prompt, token_ids, embedding in zip(many, requests, embeddings, strict=True)
+        ]
 
     def close(self) -> None:
         """Give the device back."""
@@ -180,9 +201,36 @@ class LLM:
     ) -> None:
         self.close()
 
+    @property
+    def _prefix(self) -> str:
+        embedding = self._loaded.checkpoint.embedding
+        return "" if embedding is None else embedding.prompt
+
+    @property
+    def _engine(self) -> Engine:
+        if not isinstance(self._loaded.engine, Engine):
+            raise UnsupportedModelError(
+                f"a {self.config.model_type} model generates no text",
+                where=str(self._loaded.checkpoint.path),
+                why="it is an encoder: it turns texts into embeddings",
+                hint=f"rtp embed TEXT --model {self._loaded.checkpoint.path}, or LLM.embed",
+            )
+        return self._loaded.engine
+
+    @property
+    def _embedder(self) -> Embedder:
+        if not isinstance(self._loaded.engine, Embedder):
+            raise UnsupportedModelError(
+                f"a {self.config.model_type} model gives no embeddings",
+                where=str(self._loaded.checkpoint.path),
+                why="it is a decoder: it generates text",
+                hint=f"rtp embed TEXT --model {hub.DEFAULT_EMBEDDING_MODEL}",
+            )
+        return self._loaded.engine
+
     def _run(self, requests: list[Request]) -> Iterator[Progress]:
         """Step until these requests are done. A step serves all requests: other streams find theirs in their inbox."""
-        engine, inbox = self._loaded.engine, deque[Progress]()
+        engine, inbox = self._engine, deque[Progress]()
         try:
             for request in requests:
                 engine.add(request)
@@ -219,7 +267,8 @@ class LLM:
         vocab_size = self._loaded.checkpoint.config.vocab_size
         for token_id in prompt:
             # NumPy's integers are welcome; bool is an Integral too, and here always a mistake.
-            if isinstance(token_id, bool) or not isinstance(token_id, Integral) or not 0 <= token_id < vocab_size:
+            is_integer = type(token_id) is int or (isinstance(token_id, Integral) and not isinstance(token_id, bool))
+            if not is_integer or not 0 <= token_id < vocab_size:
                 raise RequestError(f"bad token id {token_id!r} in a prompt", why=f"expected 0 to {vocab_size - 1}")
         return tuple(map(int, prompt))
 

@@ -15,7 +15,8 @@ from rtp_core.device.manifest import DeviceConfig, DeviceInfo
 from rtp_core.device.opening import create, find
 from rtp_core.device.plan import Plan
 from rtp_core.device.plan_lock import SavedPlan, check_lock, check_required, read_plan
-from rtp_core.device.weights import ModelWeights
+from rtp_core.device.weights import EncoderWeights
+from rtp_core.engine.embedder import Embedder
 from rtp_core.engine.engine import Engine
 from rtp_core.engine.engine_config import EngineConfig
 from rtp_core.engine.fitting import check_fits, failed_warm_up, kv_blocks
@@ -25,21 +26,22 @@ from rtp_core.errors import CheckpointError, ContractError, OutOfMemoryError
 from rtp_core.kv.block_manager import BlockManager
 from rtp_core.kv.kv_cache import KVCache
 from rtp_core.memory.budget import MemoryBudget
-from rtp_core.models.model import MODELS, demand, load_model
+from rtp_core.models.model import MODELS, Weights, demand, load_model
 from rtp_core.models.weight_loader import WeightLoader
 from rtp_core.runner.decode_replay import DecodeReplay
+from rtp_core.runner.encoder_runner import EncoderRunner
 from rtp_core.runner.model_runner import ModelRunner
 from rtp_core.scheduler.scheduler import Scheduler
-from rtp_core.text.tokenizer import Tokenizer
+from rtp_core.text.tokenizer import Cut, Tokenizer
 
 Loading = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedEngine:
-    """An engine with the parts that its users ask about."""
+    """An engine, or of an encoder an embedder, with the parts that its users ask about."""
 
-    engine: Engine
+    engine: Engine | Embedder
     checkpoint: Checkpoint
     tokenizer: Tokenizer
     device: Device
@@ -47,7 +49,7 @@ class LoadedEngine:
     max_model_len: int
     eos_token_ids: frozenset[int]
     need: MemoryNeed
-    kv_tokens: int  # that the KV cache holds
+    kv_tokens: int  # that the KV cache holds; 0 for an encoder, which has none
     why_eager: str  # why decode steps run op by op, or "": they are recorded and replayed
 
 
@@ -70,7 +72,7 @@ def load_engine(
         raise CheckpointError(
             "the model has no tokenizer", where=str(path), why="expected tokenizer.json or GGUF metadata"
         )
-    tokenizer = Tokenizer.from_source(checkpoint.tokenizer)
+    tokenizer = Tokenizer.from_source(checkpoint.tokenizer, _cut(checkpoint, config))
     device = open_for(config, info)
     try:
         loaded = _load(checkpoint, tokenizer, device, config, locked, progress)
@@ -115,11 +117,21 @@ def _load(
     check_fits(device, setting, need)
     weights = _load_weights(device, setting, plan, progress)
     need = _warmed_up(device, setting, plan, weights, need)
-    cache = _kv_cache(device, setting, need)
-    scheduler = Scheduler(setting.limits, BlockManager(cache.num_blocks, cache.block_size))
-    why_eager = setting.why_eager(device)
-    replay = None if why_eager else _decode_replay(setting, plan, weights, cache, need)
-    engine = Engine(scheduler, ModelRunner(plan, weights, cache, replay), tokenizer)
+    engine: Engine | Embedder
+    why_eager = ""
+    if isinstance(weights, EncoderWeights):
+        assert checkpoint.embedding is not None  # every encoder's checkpoint has it
+        engine, kv_tokens = Embedder(EncoderRunner(plan, weights), checkpoint.embedding, setting.limits), 0
+        _trim(device, setting, need)
+    else:
+        cache = _kv_cache(device, setting, need)
+        _trim(device, setting, need)
+        kv_tokens = cache.num_blocks * cache.block_size
+        scheduler = Scheduler(setting.limits, BlockManager(cache.num_blocks, cache.block_size))
+        why_eager = setting.why_eager(device)
+        replay = None if why_eager else _decode_replay(setting, plan, weights, cache, need)
+        why_eager = why_eager if replay is None else replay.problem
+        engine = Engine(scheduler, ModelRunner(plan, weights, cache, replay), tokenizer)
     eos = frozenset(
         (
             *checkpoint.config.eos_token_ids,
@@ -136,12 +148,20 @@ def _load(
         setting.limits.max_model_len,
         eos,
         need,
-        cache.num_blocks * cache.block_size,
-        why_eager if replay is None else replay.problem,
+        kv_tokens,
+        why_eager,
     )
 
 
-def _load_weights(device: Device, setting: Setting, plan: Plan, progress: Loading) -> ModelWeights:
+def _cut(checkpoint: Checkpoint, config: EngineConfig) -> Cut | None:
+    """What an encoder's files say about texts, within what the model can read."""
+    if checkpoint.embedding is None:
+        return None
+    longest = max_model_len(checkpoint.config, config.max_model_len)
+    return Cut(min(longest, checkpoint.embedding.max_seq_length or longest), checkpoint.embedding.do_lower_case)
+
+
+def _load_weights(device: Device, setting: Setting, plan: Plan, progress: Loading) -> Weights:
     device.arena.begin_step("load", {})
     checkpoint, where = setting.checkpoint, setting.where
     with device.arena.lifetime("persistent"):
@@ -152,7 +172,7 @@ def _load_weights(device: Device, setting: Setting, plan: Plan, progress: Loadin
     return weights
 
 
-def _warmed_up(device: Device, setting: Setting, plan: Plan, weights: ModelWeights, need: MemoryNeed) -> MemoryNeed:
+def _warmed_up(device: Device, setting: Setting, plan: Plan, weights: Weights, need: MemoryNeed) -> MemoryNeed:
     """With the weights as they lie now, and the work space measured where no rehearsal could tell it."""
     stats = device.arena.stats()
     need = replace(need, weights_bytes=stats.total_bytes - stats.last_hole_bytes)  # holes between them serve no block
@@ -173,9 +193,13 @@ def _kv_cache(device: Device, setting: Setting, need: MemoryNeed) -> KVCache:
     with device.arena.lifetime("persistent"):
         cache = KVCache(device, setting.checkpoint.config, setting.precision.dtype, num_blocks)
     device.arena.tracer.kv = cache.grid
+    return cache
+
+
+def _trim(device: Device, setting: Setting, need: MemoryNeed) -> None:
+    """Give up what was reserved without being asked for, and will not be needed."""
     if setting.config.memory_budget is None and device.space.host_addressable:
         device.arena.trim(need.run_bytes)
-    return cache
 
 
 def _decode_replay(

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from rtp_core.device.device import Device
 from rtp_core.device.plan import Plan
 from rtp_core.device.rehearsal import rehearsal_of
-from rtp_core.device.weights import LayerWeights, ModelWeights
+from rtp_core.device.weights import EncoderWeights, LayerWeights, ModelWeights
 from rtp_core.engine.setting import Setting
-from rtp_core.engine.worst_steps import worst_steps
+from rtp_core.engine.worst_steps import worst_encoder_steps, worst_steps
 from rtp_core.kv.kv_cache import KVCache, block_bytes
 from rtp_core.memory.buffer import Buffer
 from rtp_core.memory.qbuffer import QBuffer
-from rtp_core.models.model import load_model
+from rtp_core.models.model import Weights, load_model
 from rtp_core.models.weight_rehearsal import WeightRehearsal
 from rtp_core.runner.decode_replay import replay_bytes
+from rtp_core.runner.encoder_runner import EncoderRunner
 from rtp_core.runner.model_runner import ModelRunner
 
 _LAYERS_OF_A_KIND = 2  # the second one meets what the first has left; all others are like it
@@ -28,7 +30,8 @@ _MARGIN = 32  # a 32nd more than the worst step: others fragment differently
 class MemoryNeed:
     """In bytes. work_space: of the worst step, with what kernels keep; None where only running the model tells.
 
-    replay: what recorded decode steps keep for themselves; 0 where steps run op by op.
+    replay: what recorded decode steps keep for themselves; 0 where steps run op by op. An encoder has no KV cache: its
+    blocks have no bytes.
     """
 
     weights_bytes: int
@@ -73,7 +76,8 @@ def expected_need(device: Device, setting: Setting) -> MemoryNeed:
     finally:
         if twin is not None:
             twin.close()
-    block = block_bytes(device, checkpoint.config, setting.precision.dtype)
+    is_encoder = isinstance(weights, EncoderWeights)
+    block = 0 if is_encoder else block_bytes(device, checkpoint.config, setting.precision.dtype)
     work_space, replay = (None, 0) if worst is None else worst
     return MemoryNeed(weights_bytes, block, device.kv_layout.block_size, work_space, replay)
 
@@ -85,38 +89,63 @@ class WorkSpace(NamedTuple):
     replay_bytes: int
 
 
-def worst_work_space(device: Device, plan: Plan, weights: ModelWeights, setting: Setting) -> WorkSpace:
+def worst_work_space(device: Device, plan: Plan, weights: Weights, setting: Setting) -> WorkSpace:
     """Run the worst steps on some layers of each kind, and measure how far they reach beyond what is held now.
 
     A rehearsing device computes nothing. Raises OutOfMemoryError where they do not fit.
     """
-    layers = tuple(_samples(weights.layers))
-    config = setting.checkpoint.config.model_copy(update={"num_hidden_layers": len(layers)})
-    with device.arena.lifetime("persistent"):
-        cache = KVCache(device, config, weights.dtype, 1)
-        cache.clear()
-    runner = ModelRunner(plan, replace(weights, layers=layers), cache)
-    device.arena.reset_peak()
-    before = device.arena.stats()
+    sample = replace(weights, layers=tuple(_samples(weights.layers)))
+    steps = (
+        _encoder_steps(plan, sample, setting)
+        if isinstance(sample, EncoderWeights)
+        else _decoder_steps(device, plan, sample, setting)
+    )
+    arena = device.arena
+    arena.reset_peak()
+    before = arena.stats()
     worst = worst_decode = 0
-    for features in plan.sheets:
-        for batch in worst_steps(setting.limits, config.vocab_size, cache.block_size, features):
-            device.arena.reset_peak()
-            runner.execute(batch)
-            after = device.arena.stats()
-            reach = after.peak_reach_bytes - before.peak_reach_bytes
-            worst = max(worst, reach)
-            if batch.num_decode == len(batch.requests):  # what kernels keep serves replayed steps too
-                worst_decode = max(worst_decode, reach - (after.private_bytes - before.private_bytes))
+    for step in steps:
+        arena.reset_peak()
+        step.run()
+        after = arena.stats()
+        reach = after.peak_reach_bytes - before.peak_reach_bytes
+        worst = max(worst, reach)
+        if step.is_decode:  # what kernels keep serves replayed steps too
+            worst_decode = max(worst_decode, reach - (after.private_bytes - before.private_bytes))
     replay = 0
-    if not setting.why_eager(device):
-        sizes = setting.replay_sizes(cache.block_size)
+    if worst_decode and not setting.why_eager(device):
+        sizes = setting.replay_sizes(device.kv_layout.block_size)
         replay = replay_bytes(_with_margin(worst_decode), alignment=device.alignment, **sizes)
     return WorkSpace(_with_margin(worst), replay)
 
 
 def _with_margin(reach: int) -> int:
     return reach + reach // _MARGIN
+
+
+class _Step(NamedTuple):
+    run: Callable[[], object]
+    is_decode: bool
+
+
+def _encoder_steps(plan: Plan, weights: EncoderWeights, setting: Setting) -> Iterable[_Step]:
+    runner = EncoderRunner(plan, weights)
+    steps = worst_encoder_steps(setting.limits, setting.checkpoint.config.vocab_size)
+    return (_Step(partial(runner.execute, requests), False) for requests in steps)
+
+
+def _decoder_steps(device: Device, plan: Plan, weights: ModelWeights, setting: Setting) -> Iterable[_Step]:
+    """The cache that they run with is there before the first is asked for."""
+    config = setting.checkpoint.config.model_copy(update={"num_hidden_layers": len(weights.layers)})
+    with device.arena.lifetime("persistent"):
+        cache = KVCache(device, config, weights.dtype, 1)
+        cache.clear()
+    runner = ModelRunner(plan, weights, cache)
+    return (
+        _Step(partial(runner.execute, batch), batch.num_decode == len(batch.requests))
+        for features in plan.sheets
+        for batch in worst_steps(setting.limits, config.vocab_size, cache.block_size, features)
+    )
 
 
 def _samples(layers: tuple[LayerWeights, ...]) -> Iterator[LayerWeights]:

@@ -15,6 +15,19 @@ _SCORED = SamplingParams(temperature=0.0, logprobs=0, prompt_logprobs=0)
 _STRIDE = 7919  # a prime: prompts have tokens of all kinds
 
 
+def worst_encoder_steps(limits: SchedulerConfig, vocab_size: int) -> Iterator[list[list[int]]]:
+    """Token ids of requests: as many of the longest as fit, as many as may be at once, and one alone."""
+    tokens, requests, longest = limits.max_num_batched_tokens, limits.max_num_seqs, limits.max_model_len
+    known = [i * _STRIDE % vocab_size for i in range(longest)]
+    whole, rest = divmod(tokens, longest)
+    lengths = [*[longest] * whole, *[rest] * (rest > 0)]
+    yield [known[:length] for length in lengths[:requests]]
+    if requests > 1:
+        shares = (tokens // requests + (i < tokens % requests) for i in range(requests))
+        yield [known[: min(share, longest)] for share in shares]
+        yield [known]
+
+
 def worst_steps(
     limits: SchedulerConfig, vocab_size: int, block_size: int, features: frozenset[str]
 ) -> Iterator[ScheduledBatch]:

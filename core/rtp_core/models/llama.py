@@ -7,16 +7,9 @@ from rtp_core.device.attention_batch import ForwardBatch
 from rtp_core.device.device import Device
 from rtp_core.device.weights import AttentionWeights, FfnWeights, LayerWeights, Linear, ModelWeights, RopeTables
 from rtp_core.memory.buffer import Buffer
+from rtp_core.models.activations import HIDDEN_ACTS
 from rtp_core.models.rope_tables import rope_tables
 from rtp_core.models.weight_reader import WeightReader
-
-HIDDEN_ACTS = {
-    "silu": "silu",
-    "swish": "silu",
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-}
 
 
 def forward(ops: Device, weights: ModelWeights, kv: tuple[Buffer, ...], batch: ForwardBatch) -> Buffer:

@@ -105,6 +105,17 @@ class WeightReader(ABC):
         """A root mean square norm's weight [size]."""
         return Norm(self._vector(name, size), eps)
 
+    def layer_norm(self, name: str, size: int, eps: float) -> Norm:
+        """A layer norm's weight and bias [size], which the oldest files call gamma and beta."""
+        weight, bias = ("gamma", "beta") if self.has(f"{name}.gamma") else ("weight", "bias")
+        return Norm(self._vector(f"{name}.{weight}", size), eps, self._vector(f"{name}.{bias}", size))
+
+    def positions(self, name: str, rows: int, columns: int, *, segments: tuple[str, int], num: int) -> Buffer:
+        """The first `num` rows of a table [rows, columns], each with the first row of the table `segments` added."""
+        table = self._host_rows(name, (rows, columns), num)
+        segment = self._host_rows(segments[0], (segments[1], columns), 1)
+        return self.upload((table + segment).astype(self._precision.dtype.numpy), name)
+
     def embedding(self, name: str, rows: int, columns: int) -> Buffer:
         """A table [rows, columns], quantized or not."""
         return self._prepare([self._matrix(name, rows, columns)], name)
@@ -134,6 +145,10 @@ class WeightReader(ABC):
         """Tensors that may be there and are not needed."""
         self._taken.update(names)
 
+    def ignore_below(self, prefix: str) -> None:
+        """Tensors whose names begin so."""
+        self._taken.update(name for name in self._tensors if name.startswith(prefix))
+
     def finish(self) -> None:
         """Raises CheckpointError where the checkpoint has tensors that nobody took: the model would not be this one."""
         extra = sorted(set(self._header) - self._taken)
@@ -146,6 +161,9 @@ class WeightReader(ABC):
 
     def _host_vector(self, name: str, size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
         return self._take(name, (size,)).numpy().astype(self._precision.dtype.numpy)
+
+    def _host_rows(self, name: str, shape: tuple[int, int], num: int) -> NDArray[np.float32]:
+        return reference_ops.f32(self._take(name, shape).numpy()[:num])
 
     def _matrix(self, name: str, rows: int, columns: int) -> Buffer:
         """The tensor as it will be stored, on the host."""
@@ -160,6 +178,8 @@ class WeightReader(ABC):
             raise CheckpointError(
                 f"tensor {name} is misshapen", where=self._where, why=f"expected {shape}, got {tensor.shape}"
             )
+        if tensor.dtype is dtypes.int64:
+            raise CheckpointError(f"tensor {name} has integers", where=self._where, why="expected floats")
         if name not in self._taken:
             self._taken.add(name)
             self._done += tensor.nbytes

@@ -25,6 +25,10 @@ class WeightSketch(WeightReader):
         self._take(name, (size,))
         return np.empty(size, self._precision.dtype.numpy)
 
+    def _host_rows(self, name: str, shape: tuple[int, int], num: int) -> NDArray[np.float32]:
+        self._take(name, shape)
+        return np.zeros((num, shape[1]), np.float32)
+
     def _convert(self, tensor: Buffer, form: DType | QuantScheme, name: str) -> Buffer:
         return outline(tensor.shape, form)
 

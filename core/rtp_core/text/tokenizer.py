@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import tokenizers
+import tokenizers.normalizers
 
 from rtp_core.checkpoint.checkpoint import GgufTokenizer, TokenizerSource
 from rtp_core.checkpoint.mapped_file import read_text
-from rtp_core.errors import CheckpointError, UnsupportedModelError
+from rtp_core.errors import CheckpointError, ConfigError, UnsupportedModelError
 from rtp_core.text.byte_alphabet import BYTE_OF_CHARACTER
 from rtp_core.text.gguf_vocabulary import build_tokenizer
 
@@ -25,10 +27,19 @@ _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _DECODERS = ("ByteLevel", "ByteFallback", "Fuse", "Metaspace", "Replace", "Strip", "WordPiece")
 
 
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Texts are cut to `max_tokens`, special tokens included, which stay; `lowers` them first."""
+
+    max_tokens: int
+    lowers: bool = False
+
+
 class Tokenizer:
     """Encodes and decodes for one model. Immutable; safe to share between threads.
 
     `bos_token`, `eos_token` are texts, or None where the model has none; `eos_token_ids` end a text or a turn.
+    `cut`: what becomes of a text before it is tokens, for a model that reads whole texts; None leaves it as it is.
     """
 
     def __init__(
@@ -38,10 +49,13 @@ class Tokenizer:
         bos_token: str | None = None,
         eos_tokens: Iterable[str] = (),
         where: str = "",
+        cut: Cut | None = None,
     ) -> None:
         self._inner = inner
-        inner.no_truncation()
+        inner.no_truncation()  # whatever the file says
         inner.no_padding()
+        if cut is not None:
+            _apply(cut, inner, where)
         self.vocab_size: int = max(inner.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         self.special_ids = frozenset(i for i, t in inner.get_added_tokens_decoder().items() if t.special)
         self.bos_token = bos_token
@@ -53,14 +67,14 @@ class Tokenizer:
         self.is_byte_level = self._decoders == ["ByteLevel"]
 
     @classmethod
-    def from_source(cls, source: TokenizerSource) -> Tokenizer:
+    def from_source(cls, source: TokenizerSource, cut: Cut | None = None) -> Tokenizer:
         """The tokenizer of a checkpoint. Raises CheckpointError or UnsupportedModelError."""
         if isinstance(source, GgufTokenizer):
             return cls.from_gguf(source.metadata, source.path)
-        return cls.from_file(source.tokenizer_json, source.config)
+        return cls.from_file(source.tokenizer_json, source.config, cut)
 
     @classmethod
-    def from_file(cls, path: Path, config: Mapping[str, Any] | None = None) -> Tokenizer:
+    def from_file(cls, path: Path, config: Mapping[str, Any] | None = None, cut: Cut | None = None) -> Tokenizer:
         """From a `tokenizer.json`; `config` is what tokenizer_config.json holds. Raises CheckpointError."""
         config = config or {}
         text = read_text(path, _MAX_TOKENIZER_JSON)
@@ -76,6 +90,7 @@ class Tokenizer:
             bos_token=_token_text(config.get("bos_token")),
             eos_tokens=() if eos is None else (eos,),
             where=str(path),
+            cut=cut,
         )
 
     @classmethod
@@ -87,6 +102,10 @@ class Tokenizer:
     def encode(self, text: str, *, add_special: bool = True) -> list[int]:
         """Token ids. `add_special` follows the tokenizer's own rule for BOS; special tokens in `text` are known."""
         return list(self._inner.encode(_encodable(text), add_special_tokens=add_special).ids)
+
+    def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
+        """`encode` of each."""
+        return [encoding.ids for encoding in self._inner.encode_batch_fast([_encodable(text) for text in texts])]
 
     def encode_chat(self, text: str) -> list[int]:
         """Token ids of a rendered chat template, which already holds all special tokens, BOS too."""
@@ -122,6 +141,23 @@ class Tokenizer:
             else:  # an added token in plain text
                 table[token_id] = token.encode()
         return table
+
+
+def _apply(cut: Cut, inner: tokenizers.Tokenizer, where: str) -> None:
+    needed = inner.num_special_tokens_to_add(False)
+    if cut.max_tokens <= needed:
+        raise ConfigError(
+            f"texts of at most {cut.max_tokens} tokens",
+            where=where,
+            why=f"{needed} of them are special tokens",
+            hint=f"--max-model-len {needed + 1}, or more",
+        )
+    inner.enable_truncation(cut.max_tokens)
+    if cut.lowers:
+        lower = tokenizers.normalizers.Lowercase()
+        inner.normalizer = (
+            lower if inner.normalizer is None else tokenizers.normalizers.Sequence([lower, inner.normalizer])
+        )
 
 
 def _encodable(text: str) -> str:

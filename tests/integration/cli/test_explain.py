@@ -112,7 +112,7 @@ def test_features_of_requests_route_around_what_does_not_handle_them(rtp: RunRtp
     unknown = rtp("devices", "explain", *on_handle, "--features", "lora")
     assert unknown.exit_code == 2
     assert "unknown feature lora" in unknown.stderr
-    assert "known are bias, layer_norm, moe, qk_norm" in unknown.stderr
+    assert "known are bias, encoder, layer_norm, moe, qk_norm" in unknown.stderr
 
 
 def test_the_tree_has_every_level_and_every_rejected_candidate(rtp: RunRtp, on_handle: list[str]) -> None:

@@ -15,10 +15,14 @@ from .conftest import MakeModel, RunRtp
 from .scripted_model import document
 
 
-def test_ls_names_the_default_model_before_it_is_there(rtp: RunRtp) -> None:
+def test_ls_names_the_models_of_wheels_before_they_are_there(rtp: RunRtp) -> None:
     rows = document(rtp("models", "ls", "--json"))["models"]
-    assert [row["name"] for row in rows] == [hub.DEFAULT_MODEL]
-    assert (rows[0]["is_cached"], rows[0]["is_default"], rows[0]["path"]) == (False, True, None)
+    assert [row["name"] for row in rows] == [hub.DEFAULT_MODEL, hub.DEFAULT_EMBEDDING_MODEL]
+    assert [(row["is_cached"], row["is_default"], row["path"]) for row in rows] == [
+        (False, True, None),
+        (False, False, None),
+    ]
+    assert [row["format"] for row in rows] == ["gguf", "safetensors"]
     assert f"{hub.DEFAULT_MODEL} (default)" in rtp("models", "ls").stdout
 
 

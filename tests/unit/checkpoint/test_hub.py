@@ -17,7 +17,7 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from rtp_core.checkpoint import cache, hub
-from rtp_core.checkpoint.wheel_source import WheelSource, pull
+from rtp_core.checkpoint.wheel_source import ModelFile, WheelSource, pull
 from rtp_core.errors import CacheError, ModelError, NetworkError
 
 MODEL = b"GGUF" + bytes(range(256)) * 16
@@ -46,10 +46,16 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WheelSource:
         requirement="tiny-model==1.0",
         nbytes=wheel.stat().st_size,
         sha256=hashlib.sha256(wheel.read_bytes()).hexdigest(),
-        member="tiny_model/tiny.gguf",
-        member_nbytes=len(MODEL),
-        member_sha256=hashlib.sha256(MODEL).hexdigest(),
+        files=(ModelFile("tiny_model/tiny.gguf", len(MODEL), hashlib.sha256(MODEL).hexdigest()),),
     )
+
+
+@pytest.fixture
+def folder_source(source: WheelSource) -> WheelSource:
+    """The same wheel's model as a folder of two files."""
+    file = source.files[0]
+    files = (replace(file, place="config.json"), replace(file, place="1_Pooling/config.json"))
+    return replace(source, name="folder", files=files)
 
 
 def assert_nothing_half_made(tmp_path: Path) -> None:
@@ -95,19 +101,43 @@ def test_a_wheel_with_another_hash_is_refused(source: WheelSource, tmp_path: Pat
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"member": "tiny_model/other.gguf"}, "no sound"),
-        ({"member_sha256": "0" * 64}, "not the expected file"),
-        ({"member_nbytes": len(MODEL) - 1}, "not the expected file"),
-        ({"member_nbytes": len(MODEL) + 1}, "not the expected file"),
-        ({"nbytes": 1}, "expected one wheel of 1 bytes"),
+        ({"member": "tiny_model/other.gguf"}, "no sound tiny_model/other"),
+        ({"sha256": "0" * 64}, "not the expected file"),
+        ({"nbytes": len(MODEL) - 1}, "not the expected file"),
+        ({"nbytes": len(MODEL) + 1}, "not the expected file"),
     ],
 )
 def test_a_wheel_with_other_contents_is_refused(
-    source: WheelSource, tmp_path: Path, change: dict[str, Any], why: str
+    source: WheelSource, folder_source: WheelSource, tmp_path: Path, change: dict[str, Any], why: str
 ) -> None:
-    with pytest.raises(NetworkError, match=why):
-        pull(replace(source, **change))
+    for each in (source, folder_source):
+        with pytest.raises(NetworkError, match=why):
+            pull(replace(each, files=(*each.files[:-1], replace(each.files[-1], **change))))
     assert_nothing_half_made(tmp_path)
+
+
+def test_a_wheel_of_another_size_is_refused(source: WheelSource, tmp_path: Path) -> None:
+    with pytest.raises(NetworkError, match="expected one wheel of 1 bytes"):
+        pull(replace(source, nbytes=1))
+    assert_nothing_half_made(tmp_path)
+
+
+def test_a_model_of_several_files_becomes_a_folder(
+    folder_source: WheelSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = pull(folder_source)
+    assert path == tmp_path / "home" / "models" / "folder"
+    assert sorted(str(p.relative_to(path)) for p in path.rglob("*.json")) == ["1_Pooling/config.json", "config.json"]
+    assert all(p.read_bytes() == MODEL for p in path.rglob("*.json"))
+    assert [(m.name, m.path, m.format, m.nbytes) for m in hub.cached_models()] == [
+        ("folder", path, "safetensors", 2 * len(MODEL))
+    ]
+    (path / "config.json").unlink()
+    assert not folder_source.is_cached()
+    assert pull(folder_source) == path  # what is spoiled is replaced as a whole
+    assert folder_source.is_cached()
+    monkeypatch.setattr(subprocess, "Popen", None)
+    assert pull(folder_source) == path
 
 
 def test_an_interpreter_without_pip_is_told_apart(source: WheelSource, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,17 +228,20 @@ def test_two_processes_pull_one_after_the_other(source: WheelSource, tmp_path: P
     assert pull(source).read_bytes() == MODEL
 
 
-def test_the_pinned_wheel_of_the_default_model_is_complete() -> None:
-    pinned = hub.WHEELS[hub.DEFAULT_MODEL]
-    assert pinned.name == hub.DEFAULT_MODEL
-    assert len(pinned.sha256) == len(pinned.member_sha256) == 64
+@pytest.mark.parametrize("name", hub.WHEELS)
+def test_every_pinned_wheel_is_complete(name: str) -> None:
+    pinned = hub.WHEELS[name]
+    assert pinned.name == name
+    assert {len(digest) for digest in (pinned.sha256, *(file.sha256 for file in pinned.files))} == {64}
+    assert len({file.place for file in pinned.files}) == len(pinned.files)
+    assert all(file.nbytes > 0 and ".." not in file.place for file in pinned.files)
 
 
 def test_the_default_models_file_is_the_pinned_one(default_model_path: Path) -> None:
     pinned = hub.WHEELS[hub.DEFAULT_MODEL]
-    assert default_model_path.stat().st_size == pinned.member_nbytes
+    assert default_model_path.stat().st_size == pinned.files[0].nbytes
     with open(default_model_path, "rb") as file:
-        assert hashlib.file_digest(file, "sha256").hexdigest() == pinned.member_sha256
+        assert hashlib.file_digest(file, "sha256").hexdigest() == pinned.files[0].sha256
 
 
 def test_a_path_that_exists_wins_over_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,7 +91,7 @@ def test_a_header_longer_than_the_file_is_refused(tmp_path: Path, size: int) -> 
         read_safetensors(write(tmp_path / "m.safetensors", b"{}", bytes(8), size=size))
 
 
-@pytest.mark.parametrize("dtype", ["I64", "F8_E4M3", "BOOL", None])
+@pytest.mark.parametrize("dtype", ["I32", "F8_E4M3", "BOOL", None])
 def test_other_dtypes_are_unsupported_by_name(tmp_path: Path, dtype: str | None) -> None:
     path = write(tmp_path / "m.safetensors", {"w": W | {"dtype": dtype}}, bytes(16))
     with pytest.raises(UnsupportedModelError, match=f"'w'.*{dtype}.*F32, F16, BF16"):

@@ -384,7 +384,7 @@ def test_there_is_a_table_for_every_phase_and_set_and_equal_ones_are_one(two: De
 
 
 def test_unknown_features_are_errors_that_name_the_known_ones(two: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match=r"unknown feature lora.*known are bias, layer_norm, moe, qk_norm"):
+    with pytest.raises(ConfigError, match=r"unknown feature lora.*known are bias, encoder, layer_norm, moe, qk_norm"):
         resolve(two, FLOAT, dynamic=frozenset({"lora"}))
     monkeypatch.setattr(choice, "check_features", lambda features: None)
     with pytest.raises(ConfigError, match=r"7 features of requests.*at most 6"):

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer as Inner, decoders, models, processors
+from tokenizers import Tokenizer as Inner, decoders, models, pre_tokenizers, processors
 from transformers import AutoTokenizer
 
 from rtp_core.checkpoint.checkpoint import TokenizerFiles
-from rtp_core.errors import CheckpointError, UnsupportedModelError
-from rtp_core.text.tokenizer import Tokenizer
+from rtp_core.errors import CheckpointError, ConfigError, UnsupportedModelError
+from rtp_core.text.tokenizer import Cut, Tokenizer
 
 RECORD = Path(__file__).parents[2] / "data" / "smollm2_llama_cpp_ids.json"
 CASES: list[dict[str, Any]] = json.loads(RECORD.read_text())["cases"]
@@ -109,3 +109,24 @@ def test_a_decoder_that_streaming_cannot_follow_is_unsupported(inner: Inner, tmp
     inner.save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(UnsupportedModelError, match="decoder"):
         Tokenizer.from_file(tmp_path / "tokenizer.json")
+
+
+def test_a_cut_keeps_the_special_tokens_and_must_leave_room_for_more(tmp_path: Path) -> None:
+    pieces = {token: i for i, token in enumerate(["[CLS]", "[SEP]", "[UNK]", "a", "B"])}
+    inner = Inner(models.WordPiece(pieces, unk_token="[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    inner.decoder = decoders.WordPiece()
+    inner.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 0), ("[SEP]", 1)]
+    )
+    inner.enable_truncation(3)
+    inner.enable_padding(length=9)
+    path = tmp_path / "tokenizer.json"
+    inner.save(str(path))
+    text = "a B A a a a"
+    assert Tokenizer.from_file(path).encode(text) == [0, 3, 4, 2, 3, 3, 3, 1]
+    assert Tokenizer.from_file(path, cut=Cut(5)).encode(text) == [0, 3, 4, 2, 1]
+    lowered = Tokenizer.from_file(path, cut=Cut(6, lowers=True))
+    assert lowered.encode_batch([text, "", "\ud800"]) == [[0, 3, 2, 3, 3, 1], [0, 1], [0, 2, 1]]
+    with pytest.raises(ConfigError, match=r"at most 2 tokens.*--max-model-len 3"):
+        Tokenizer.from_file(path, cut=Cut(2))

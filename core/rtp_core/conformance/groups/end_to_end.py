@@ -1,4 +1,5 @@
-"""end_to_end: a small llama and a small qwen2 say token for token what they say on the reference, in float32."""
+"""end_to_end: small models give what they give on the reference, in float32: llama and qwen2 token for token,
+bert in its hidden states."""
 
 from __future__ import annotations
 
@@ -6,9 +7,11 @@ from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rtp_core.conformance.case import Case, CheckFailed, expect
 from rtp_core.conformance.subject import Subject
+from rtp_core.conformance.tiny_encoder import encode
 from rtp_core.conformance.tiny_model import VOCAB, Generated, generate, tiny_config
 from rtp_core.device.device import Device
 from rtp_core.memory.qbuffer import SCHEMES
@@ -17,8 +20,8 @@ GROUP = "end_to_end"
 MODELS = ("llama", "qwen2")
 LENGTHS = (1, 7, 33, 18)  # tokens of the prompts: below, at and above a block's
 NUM_TOKENS = 8
-CLOSE = 1e-3  # where the reference's best two logits are closer than this, a tie may go either way
-FAST_PATH = 0.15  # nats, mean difference of log probability where numbers are narrow or weights quantized
+CLOSE = 1e-3  # between logits: a tie may go either way; between hidden states, which are normed: equal
+FAST_PATH = 0.15  # mean difference of log probability, or of normed states, where numbers are narrow or quantized
 
 # Tokens of one step: everything at once, prompts in chunks beside decodes, or one request after the other.
 BATCHES = {"prefill at once": 512, "chunked prefill": 6, "one token at a time": len(LENGTHS)}
@@ -27,6 +30,7 @@ BATCHES = {"prefill at once": 512, "chunked prefill": 6, "one token at a time": 
 def cases(subject: Subject) -> Iterator[Case]:
     if subject.opening_error:
         return
+    yield from _encoder_cases(subject)
     for model in MODELS:
         for name in BATCHES:
             yield Case(GROUP, f"{model}, {name}: greedy tokens in float32", partial(_same_tokens, model, name))
@@ -37,15 +41,49 @@ def cases(subject: Subject) -> Iterator[Case]:
                 yield Case(GROUP, f"{model}, {dtype}: log probabilities", partial(_close, model, dtype, None))
 
 
+def _encoder_cases(subject: Subject) -> Iterator[Case]:
+    for name in ("together", "one by one"):
+        yield Case(GROUP, f"bert, {name}: hidden states in float32", partial(_same_states, name == "together"))
+    for scheme in subject.manifest.schemes:
+        yield Case(GROUP, f"bert, {scheme}: hidden states", partial(_close_states, "auto", scheme))
+    for dtype in subject.manifest.dtypes:
+        if dtype != "float32":
+            yield Case(GROUP, f"bert, {dtype}: hidden states", partial(_close_states, dtype, None))
+
+
+def _prompts() -> list[list[int]]:
+    rng = np.random.default_rng(23)
+    return [rng.integers(0, VOCAB, length).tolist() for length in LENGTHS]
+
+
+def _expected_states(subject: Subject, scheme: str | None) -> NDArray[np.float32]:
+    key = GROUP, "bert", scheme
+    if key not in subject.oracles:
+        dtype = "auto" if scheme else "float32"
+        subject.oracles[key] = encode(subject.reference, [_prompts()], dtype=dtype, quantization=scheme)
+    known: NDArray[np.float32] = subject.oracles[key]
+    return known
+
+
+def _same_states(is_together: bool, subject: Subject) -> None:
+    steps = [_prompts()] if is_together else [[prompt] for prompt in _prompts()]
+    error = float(np.abs(encode(subject.device, steps) - _expected_states(subject, None)).max())
+    expect(error <= CLOSE, f"expected hidden states within {CLOSE} of the reference's, got {error:.3g}")
+
+
+def _close_states(dtype: str, scheme: str | None, subject: Subject) -> None:
+    got = encode(subject.device, [_prompts()], dtype=dtype, quantization=scheme)
+    error = float(np.abs(got - _expected_states(subject, scheme)).mean())
+    expect(error <= FAST_PATH, f"expected hidden states within {FAST_PATH} in the mean, got {error:.3f}")
+
+
 def _generate(
     device: Device, model: str, *, batched_tokens: int = 512, dtype: str = "float32", scheme: str | None = None
 ) -> list[Generated]:
-    rng = np.random.default_rng(23)
-    prompts = [rng.integers(0, VOCAB, length).tolist() for length in LENGTHS]
     return generate(
         device,
         tiny_config(model, 1 if scheme is None else SCHEMES[scheme].unit),
-        prompts,
+        _prompts(),
         dtype=dtype,
         quantization=scheme,
         num_tokens=NUM_TOKENS,
