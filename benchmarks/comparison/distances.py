@@ -18,16 +18,17 @@ def open_reference(model: Path, threads: int) -> LLM:
 
 def distances(reference: LLM, token_ids: Mapping[str, list[int]], logits: Path) -> dict[str, dict[str, float | None]]:
     """By text. `logits` has a file [T, V] float32 for each; it is mapped, and read some rows at a time."""
-    return {name: _as_document(_distance(reference, ids, logits / f"{name}.npy")) for name, ids in token_ids.items()}
+    stored = {name: np.load(logits / f"{name}.npy", mmap_mode="r") for name in token_ids}
+    return {name: _as_document(distance(reference, ids, stored[name])) for name, ids in token_ids.items()}
 
 
-def _distance(reference: LLM, ids: list[int], path: Path) -> Evaluation:
-    stored = np.load(path, mmap_mode="r")
+def distance(reference: LLM, ids: list[int], logits: np.ndarray) -> Evaluation:
+    """Of an engine's logits [T, V] after each token of `ids`, read some rows at a time."""
     tally, start, last = Tally(), 0, len(ids) - 1
     for expected in reference.score(ids):
         stop = min(start + len(expected), last)
-        vocab = min(stored.shape[1], expected.shape[1])  # some engines pad the vocabulary
-        theirs = log_softmax(np.ascontiguousarray(stored[start:stop, :vocab], np.float32))
+        vocab = min(logits.shape[1], expected.shape[1])  # some engines pad the vocabulary
+        theirs = log_softmax(np.ascontiguousarray(logits[start:stop, :vocab], np.float32))
         if stop > start:
             tally.add(theirs, ids[start + 1 : stop + 1], expected[: stop - start, :vocab])
         start = stop

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
 from pathlib import Path
 
@@ -47,10 +48,15 @@ class Graph:
     """The model itself, for its logits, or as an encoder."""
 
     def __init__(self, path: Path, threads: int) -> None:
-        file = path / "openvino_model.xml" if path.is_dir() else path.with_name("openvino_model.xml")
-        if not file.exists():  # GenAI builds it out of a GGUF file, and leaves it beside that
-            genai.LLMPipeline(str(path), "CPU", enable_save_ov_model=True)
-        self._compiled = ov.Core().compile_model(file, "CPU", {"INFERENCE_NUM_THREADS": threads})
+        with tempfile.TemporaryDirectory() as folder:
+            if path.is_dir():
+                file = path / "openvino_model.xml"
+            else:  # GenAI builds it out of a GGUF file, and leaves it beside that
+                link = Path(folder) / path.name
+                link.symlink_to(path.resolve())
+                genai.LLMPipeline(str(link), "CPU", enable_save_ov_model=True)
+                file = Path(folder) / "openvino_model.xml"
+            self._compiled = ov.Core().compile_model(file, "CPU", {"INFERENCE_NUM_THREADS": threads})
 
     def run(self, ids: np.ndarray) -> np.ndarray:
         positions = np.broadcast_to(np.arange(ids.shape[1], dtype=np.int64), ids.shape)
