@@ -29,6 +29,7 @@ from comparison.process import EngineError, run
 
 from rtp_core.checkpoint import hub
 from rtp_core.cli.machine import machine
+from rtp_core.errors import RtpError
 
 TEXTS = Path(__file__).parent.parent / "tests" / "data" / "texts"
 MODELS = ("smollm2", "qwen2", "minilm")
@@ -62,27 +63,38 @@ def measured(model: Model, cells: Sequence[Cell], installed: Installed, asked: a
 def _quality(
     model: Model, taking_part: Sequence[Entrant], errors: dict[str, str], asked: argparse.Namespace
 ) -> dict[str, dict[str, Any]]:
-    """By label and text. A reference serves all entrants of its file, so it is opened once."""
-    paths = sorted(TEXTS.glob("*.txt"))[: 1 if asked.quick or model.name == "qwen2" else None]
+    """By label and text; what cannot be measured is said and left out."""
+    texts = sorted(TEXTS.glob("*.txt"))[: 1 if asked.quick or model.name == "qwen2" else None]
     found: dict[str, dict[str, Any]] = {}
     for file in dict.fromkeys(entrant.reference for entrant in taking_part):
-        if file is None:
+        same = [e for e in taking_part if e.reference == file and _label(e) not in errors]
+        if file is None or not same:
             continue
         say(f"{model.name}: quality against float32 of {file.name}")
-        same = [e for e in taking_part if e.reference == file and _label(e) not in errors]
+        try:
+            found |= _quality_of_file(file, same, texts, asked.threads)
+        except RtpError as error:
+            say(f"  no quality: {error}")
+    return found
+
+
+def _quality_of_file(
+    file: Path, same: Sequence[Entrant], texts: Sequence[Path], threads: int
+) -> dict[str, dict[str, Any]]:
+    """Entrants of one file, whose reference is opened once. Raises RtpError where rtp cannot run it."""
+    found: dict[str, dict[str, Any]] = {}
+    with distances.open_reference(file, threads) as reference, tempfile.TemporaryDirectory() as folder:
+        token_ids = {path.stem: reference.tokenizer.encode(path.read_text(encoding="utf-8")) for path in texts}
+        ids = Path(folder) / "ids.json"
+        ids.write_text(json.dumps(token_ids))
         for entrant in same:
-            if isinstance(entrant, who.Ours):
-                found[_label(entrant)] = {p.stem: ours.quality(entrant.model, p, asked.threads) for p in paths}
-        with distances.open_reference(file, asked.threads) as reference, tempfile.TemporaryDirectory() as folder:
-            token_ids = {path.stem: reference.tokenizer.encode(path.read_text(encoding="utf-8")) for path in paths}
-            ids = Path(folder) / "ids.json"
-            ids.write_text(json.dumps(token_ids))
-            for entrant in same:
-                try:
-                    if entrant.score(ids, Path(folder), asked.threads):
-                        found[_label(entrant)] = distances.distances(reference, token_ids, Path(folder))
-                except EngineError as error:
-                    say(f"  no quality of {_label(entrant)}: {error}")
+            try:
+                if isinstance(entrant, who.Ours):
+                    found[_label(entrant)] = {path.stem: ours.quality(entrant.model, path, threads) for path in texts}
+                elif entrant.score(ids, Path(folder), threads):
+                    found[_label(entrant)] = distances.distances(reference, token_ids, Path(folder))
+            except EngineError as error:
+                say(f"  no quality of {_label(entrant)}: {error}")
     return found
 
 
