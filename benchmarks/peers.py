@@ -39,8 +39,10 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def measured(model: Model, cells: Sequence[Cell], installed: Installed, asked: argparse.Namespace) -> dict[str, Any]:
-    """One model: rounds of all entrants, their quality, and what that means."""
+def measured(
+    model: Model, cells: Sequence[Cell], installed: Installed, judges: dict[str, Any], asked: argparse.Namespace
+) -> dict[str, Any]:
+    """One model: rounds of all entrants, their quality, and what that means. `judges`: what was found on the others."""
     everyone = who.entrants(model, installed)
     taking_part = [e for e in everyone if any(fnmatchcase(_label(e), pattern) for pattern in asked.engines)]
     rounds: dict[str, list[dict[str, float]]] = {_label(entrant): [] for entrant in taking_part}
@@ -56,15 +58,16 @@ def measured(model: Model, cells: Sequence[Cell], installed: Installed, asked: a
             except EngineError as error:
                 errors[label] = str(error)
                 say(f"  left out: {error}")
-    quality = {} if asked.no_quality or model.is_encoder else _quality(model, taking_part, errors, asked)
-    return _meaning(model, taking_part, rounds, quality, errors)
+    is_judged = not (asked.no_quality or model.is_encoder or model.is_random)
+    quality = _quality(model, taking_part, errors, asked) if is_judged else {}
+    return _meaning(model, taking_part, rounds, quality, judges if model.is_random else {}, errors)
 
 
 def _quality(
     model: Model, taking_part: Sequence[Entrant], errors: dict[str, str], asked: argparse.Namespace
 ) -> dict[str, dict[str, Any]]:
     """By label and text; what cannot be measured is said and left out."""
-    texts = sorted(TEXTS.glob("*.txt"))[: 1 if asked.quick or model.name == "qwen2" else None]
+    texts = sorted(TEXTS.glob("*.txt"))[: 1 if asked.quick else None]
     found: dict[str, dict[str, Any]] = {}
     for file in dict.fromkeys(entrant.reference for entrant in taking_part):
         same = [e for e in taking_part if e.reference == file and _label(e) not in errors]
@@ -103,6 +106,7 @@ def _meaning(
     taking_part: Sequence[Entrant],
     rounds: dict[str, list[dict[str, float]]],
     quality: dict[str, dict[str, Any]],
+    judges: dict[str, Any],
     errors: dict[str, str],
 ) -> dict[str, Any]:
     engines = []
@@ -110,6 +114,10 @@ def _meaning(
         label = _label(entrant)
         means = _means(quality.get(label, {}))
         engines.append(ratios.Engine(entrant.name, entrant.variant, ratios.medians(rounds[label]), means.get("kl")))
+    if judges:
+        known = [e for other in judges.values() for e in other["engines"]]
+        others = [ratios.Engine(e["name"], e["variant"], {}, e["quality_mean"].get("kl")) for e in known]
+        engines = ratios.judged_by(engines, others)
     mine = [engine for engine in engines if engine.name == who.RTP]
     peers = [engine for engine in engines if engine.name != who.RTP]
     counted = {engine.label for engine in (*mine, *ratios.passing(peers))}
@@ -253,7 +261,7 @@ def main() -> None:
         cells = [cell for cell in asked.cells if (cell.kind == "encode") == model.is_encoder]
         if not cells:
             continue
-        found = measured(model, cells, installed, asked)
+        found = measured(model, cells, installed, document["models"], asked)
         document["models"][name] = {**found, "roof_shares": _roof_shares(model, found, tops, asked.threads)}
         if name == "smollm2" and not asked.no_start:
             say("first token, memory, and the clock outside")

@@ -35,6 +35,7 @@ class Model:
     ours: tuple[str, ...] = ()  # the formats that rtp runs
     folder: Path | None = None
     is_encoder: bool = False
+    is_random: bool = False
 
     @property
     def file(self) -> Path:
@@ -68,7 +69,7 @@ def qwen2(vocabulary_of: Path, cache: Path, shape: Shape | None = None) -> Model
     folder = cache / "random-qwen2-0.5b-bf16"
     if not (folder / "config.json").exists():
         write_folder(folder, shape, vocabulary)
-    return Model("qwen2", ggufs, ("Q4_0", "Q8_0"), folder)
+    return Model("qwen2", ggufs, ("Q4_0", "Q8_0"), folder, is_random=True)
 
 
 def minilm(cache: Path) -> Model:

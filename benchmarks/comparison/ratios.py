@@ -32,6 +32,11 @@ class Engine:
     def label(self) -> str:
         return f"{self.name} {self.variant}"
 
+    @property
+    def family(self) -> str:
+        """What its quality goes by from one model to another: `OpenVINO GGUF`, of whatever format."""
+        return f"{self.name} {self.variant.split()[0]}"
+
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
@@ -64,6 +69,12 @@ def passing(peers: Sequence[Engine]) -> list[Engine]:
     """The peers whose quality counts. What was not measured is taken to be good: it makes our task harder."""
     limit = largest_kl(peers)
     return [peer for peer in peers if peer.kl is None or limit is None or peer.kl <= limit]
+
+
+def judged_by(engines: Sequence[Engine], others: Sequence[Engine]) -> list[Engine]:
+    """Engines with the kl that their family has on another model: that of random weights tells nothing."""
+    known = {other.family: other.kl for other in others if other.kl is not None}
+    return [Engine(e.name, e.variant, e.speeds, known.get(e.family)) for e in engines]
 
 
 def assumed_ik(model: str, peers: Sequence[Engine]) -> Engine | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from comparison.cells import CELLS, QUICK, chosen
-from comparison.ratios import Engine, assumed_ik, medians, passing, ratios
+from comparison.ratios import Engine, assumed_ik, judged_by, medians, passing, ratios
 
 OURS = Engine("rtp", "Q4_1", {"decode-b1": 300.0, "decode-b4": 500.0, "prefill-512": 2000.0}, kl=0.002)
 Q4_1 = Engine("llama.cpp", "Q4_1", {"decode-b1": 180.0, "decode-b4": 240.0}, kl=0.003)
@@ -20,6 +20,18 @@ def test_medians_are_by_cell_over_the_rounds_that_have_it() -> None:
 
 def test_a_peer_counts_within_three_times_the_kl_of_llama_cpp_on_our_file() -> None:
     assert passing([Q4_1, Q4_0, NEAR, FAR]) == [Q4_1, Q4_0, NEAR]
+
+
+def test_random_weights_are_judged_by_what_the_same_engines_do_to_others() -> None:
+    speeds = {"decode-b1": 1.0}
+    there = [Engine("llama.cpp", "Q4_0", speeds), Engine("OpenVINO", "GGUF Q4_0", speeds), Engine("new", "x", speeds)]
+    judged = judged_by(there, [Q4_1, Q4_0, FAR])
+    assert [(engine.label, engine.kl) for engine in judged] == [
+        ("llama.cpp Q4_0", 0.002),
+        ("OpenVINO GGUF Q4_0", 0.0091),
+        ("new x", None),
+    ]
+    assert [engine.name for engine in passing(judged)] == ["llama.cpp", "new"]
 
 
 def test_without_a_measurement_every_peer_counts() -> None:
