@@ -25,7 +25,7 @@ from comparison import chart, distances, entrants as who, models, ours, ratios, 
 from comparison.cells import CELLS, QUICK, Cell, chosen
 from comparison.entrants import Entrant, Installed
 from comparison.models import Model
-from comparison.process import EngineError, run
+from comparison.process import EngineError, peak_rss_bytes, run
 
 from rtp_core.checkpoint import hub
 from rtp_core.cli.machine import machine
@@ -172,7 +172,7 @@ def _starts(model: Model, installed: Installed, threads: int) -> dict[str, Any]:
         tries = [run(command) for _ in range(3)]
         found[name] = {
             "first_token_s": sorted(t.first_byte_s for t in tries)[1],
-            "peak_rss_mib": max(t.peak_rss_bytes for t in tries) / (1 << 20),
+            "peak_rss_mib": peak_rss_bytes(command) / (1 << 20),
         }
     return found
 

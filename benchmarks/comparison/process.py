@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -23,13 +24,11 @@ class EngineError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """Seconds from the start of a process to its first byte on standard output, and to its end. The peak of resident
-    memory is that of the process or, where larger, of one of its children."""
+    """Seconds from the start of a process to its first byte on standard output, and to its end."""
 
     output: str
     first_byte_s: float
     wall_s: float
-    peak_rss_bytes: int
 
 
 def run(command: Command, timeout_s: float = TIMEOUT_S) -> Finished:
@@ -46,17 +45,29 @@ def run(command: Command, timeout_s: float = TIMEOUT_S) -> Finished:
             first_byte_s = time.perf_counter() - start
             while piece := process.stdout.read(1 << 16):
                 output += piece
-            # wait4 instead of wait: it also tells the memory.
-            _, status, usage = os.wait4(process.pid, 0)
+            process.wait()
             wall_s = time.perf_counter() - start
-            process.returncode = os.waitstatus_to_exitcode(status)
             end.cancel()
         if process.returncode != 0:
             said.seek(0)
             last = said.read().decode(errors="replace").strip().splitlines()[-3:]
             what = " ".join(os.path.basename(word) for word in words[:3])
             raise EngineError(f"{what} ended with {process.returncode}: {' | '.join(last)}")
-    return Finished(output.decode(errors="replace"), first_byte_s, wall_s, usage.ru_maxrss * 1024)
+    return Finished(output.decode(errors="replace"), first_byte_s, wall_s)
+
+
+def peak_rss_bytes(command: Command) -> int:
+    """The most resident memory of a process or, where larger, of one of its children. Raises EngineError.
+
+    A small process starts it: what a fork has of its parent would count too, and ours may hold a model.
+    """
+    return int(run([sys.executable, "-S", "-c", _PEAK, *command]).output.split()[-1]) * 1024
+
+
+_PEAK = (
+    "import resource, subprocess, sys; code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL);"
+    "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(code)"
+)
 
 
 def run_json(command: Command) -> dict[str, Any]:
