@@ -28,12 +28,12 @@ class LlamaCpp:
         self._model = api.llama_model_load_from_file(path.encode(), api.llama_model_default_params())
         self._vocab = api.llama_vocab_n_tokens(api.llama_model_get_vocab(self._model))
 
-    def prompt_scores(self, ids: list[int]) -> np.ndarray:
-        """Log probability of every token but the first."""
+    def logits(self, ids: list[int]) -> np.ndarray:
+        """After each token: [T, V] float32."""
         context = self._context(1)
-        scores = log_softmax(self._decode(context, [(token, i, 0) for i, token in enumerate(ids)]))
+        logits = self._decode(context, [(token, i, 0) for i, token in enumerate(ids)])
         api.llama_free(context)
-        return scores[np.arange(len(ids) - 1), ids[1:]]
+        return logits
 
     def generate(
         self, prompts: list[list[int]], batch: int, new_tokens: int

@@ -2,10 +2,10 @@
 
     python benchmarks/quality.py MODEL.gguf [--record tests/data/quality_llama_cpp.json]
 
-Prefill: log probabilities of the tokens of three texts. Decode: 16 completions are sampled (temperature 1,
-fixed uniforms), at batch 1 and at batch 16, and each engine's own tokens are rescored by the float32 model.
-The distance is the mean absolute difference of log probability, in nats. llama.cpp needs llama-cpp-python;
-the float32 model is rtp's own on the CPU, which the tests hold to transformers.
+Prefill: distributions over three texts. Decode: 16 completions are sampled (temperature 1, fixed uniforms), at
+batch 1 and at batch 16, and each engine's own tokens are rescored by the float32 model. The distance is the mean
+absolute difference of log probability, in nats; of prefill also the mean KL and the top-1 agreement are told.
+llama.cpp needs llama-cpp-python; the float32 model is rtp's own on the CPU, which the tests hold to transformers.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from comparison.distances import distance
 
 from rtp_core import LLM, SamplingParams
+from rtp_core.engine.evaluation import Evaluation, evaluations
 
 TEXTS = Path(__file__).parent.parent / "tests" / "data" / "texts"
 NUM_PROMPTS = 16
@@ -55,8 +57,9 @@ def own_scores(logprobs: Sequence[dict[int, float]], token_ids: Ids) -> np.ndarr
     return np.array([scores[token] for scores, token in zip(logprobs, token_ids, strict=True)])
 
 
-def prefill_distance(fast: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> dict[str, float]:
-    return {name: float(np.abs(fast[name] - reference[name]).mean()) for name in fast}
+def prefill(fast: LLM, reference: LLM, token_ids: dict[str, Ids]) -> dict[str, Evaluation]:
+    """By text, each of them in one window."""
+    return {name: next(evaluations(fast, [ids], reference)) for name, ids in token_ids.items()}
 
 
 def decode_distance(reference: LLM, scored: Sequence[Scored]) -> float:
@@ -84,15 +87,19 @@ def generate(llm: LLM, token_ids: Sequence[Ids], batch: int) -> list[Scored]:
     return scored
 
 
+def by_figure(found: dict[str, Evaluation]) -> dict[str, dict[str, float | None]]:
+    """Each figure of prefill by text; `prefill` is the distance that the tests hold ours to."""
+    named = {"prefill": "logprob_difference", "kl": "kl", "top1_agreement": "top1_agreement"}
+    return {key: {name: getattr(e, figure) for name, e in found.items()} for key, figure in named.items()}
+
+
 def ours(path: str) -> dict[str, object]:
     """Distances of `auto` from `float32` on this machine's CPU."""
     with open_llm(path, "auto") as fast, open_llm(path, "float32") as reference:
         found = texts(fast.tokenizer.encode)
-        exact = dict(zip(found, prompt_scores(reference, found.values()), strict=True))
-        quick = dict(zip(found, prompt_scores(fast, found.values()), strict=True))
         starts = prompts(found)
         return {
-            "prefill": prefill_distance(quick, exact),
+            **by_figure(prefill(fast, reference, found)),
             "decode": {str(b): decode_distance(reference, generate(fast, starts, b)) for b in (1, NUM_PROMPTS)},
         }
 
@@ -104,11 +111,9 @@ def llama_cpp(path: str) -> dict[str, object]:
     peer = LlamaCpp(path)
     with open_llm(path, "float32") as reference:
         found = texts(reference.tokenizer.encode)
-        exact = dict(zip(found, prompt_scores(reference, found.values()), strict=True))
-        quick = {name: peer.prompt_scores(ids) for name, ids in found.items()}
         starts = prompts(found)
         return {
-            "prefill": prefill_distance(quick, exact),
+            **by_figure({name: distance(reference, ids, peer.logits(ids)) for name, ids in found.items()}),
             "decode": {
                 str(b): decode_distance(reference, peer.generate(starts, b, NEW_TOKENS)) for b in (1, NUM_PROMPTS)
             },

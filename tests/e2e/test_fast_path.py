@@ -23,10 +23,11 @@ def token_ids(open_model: OpenModel) -> dict[str, list[int]]:
 
 
 def test_in_prefill(open_model: OpenModel, token_ids: dict[str, list[int]]) -> None:
-    exact, fast = (quality.prompt_scores(open_model("cpu", d), token_ids.values()) for d in ("float32", "auto"))
-    found = quality.prefill_distance(*(dict(zip(token_ids, scores, strict=True)) for scores in (fast, exact)))
-    for name, distance in found.items():
-        assert 0 < distance <= MARGIN * RECORDED["prefill"][name], f"{name}: {distance}"
+    found = quality.prefill(open_model("cpu", "auto"), open_model("cpu", "float32"), token_ids)
+    assert set(found) == set(RECORDED["prefill"]) == {"code", "english", "mixed"}
+    for name, evaluation in found.items():
+        assert evaluation.logprob_difference is not None
+        assert 0 < evaluation.logprob_difference <= MARGIN * RECORDED["prefill"][name], f"{name}: {evaluation}"
 
 
 def test_in_decode_alone_and_in_a_batch(open_model: OpenModel, token_ids: dict[str, list[int]]) -> None:

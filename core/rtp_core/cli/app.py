@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from rtp_core import __version__
-from rtp_core.cli import bench, devices, embed, env, generate, mem, models, plugin
+from rtp_core.cli import bench, devices, embed, env, eval, generate, mem, models, plugin
 from rtp_core.cli.console import write
 from rtp_core.cli.errors import report
 
@@ -39,6 +39,7 @@ app.command("generate")(generate.generate)
 app.command("embed")(embed.embed)
 app.add_typer(models.app, name="models")
 app.add_typer(bench.app, name="bench")
+app.add_typer(eval.app, name="eval")
 app.add_typer(mem.app, name="mem")
 app.add_typer(plugin.app, name="plugin")
 app.command("env")(env.env)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rtp_core.engine.text_output import TextOutput
 from rtp_core.errors import RequestError
@@ -59,6 +63,29 @@ class Engine:
         batch = self._scheduler.schedule()
         result = self._runner.execute(batch)
         return self._update(batch, result)
+
+    def score(self, request: Request) -> Iterator[NDArray[np.float32]]:
+        """What the model expects after each token of a prompt: natural log probabilities [rows, V], in order and some
+        rows at a time. The request ends with its prompt, or when the iterator is closed.
+
+        Raises RequestError where other requests are unfinished, or where this one can never be served.
+        """
+        if self._scheduler.has_unfinished:
+            raise RequestError(
+                f"cannot score request {request.request_id!r}",
+                why="other requests are unfinished, and it would stop them half-way through a step",
+                hint="score when they are done",
+            )
+        self._scheduler.add(request)
+        try:
+            while True:
+                batch = self._scheduler.schedule()
+                yield from self._runner.distributions(batch)
+                if batch.requests[0].yields_token:
+                    return
+                self._scheduler.update(batch, [None])
+        finally:
+            self._scheduler.abort(request.request_id)
 
     def check_integrity(self) -> None:
         """Assert that requests, queues and blocks agree."""

@@ -10,6 +10,9 @@ from numbers import Integral
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rtp_core.checkpoint import hub
 from rtp_core.config import ModelConfig
 from rtp_core.device.device import Device
@@ -188,6 +191,16 @@ class LLM:
             EmbeddingOutput(prompt if isinstance(prompt, str) else None, token_ids, embedding)
             for prompt, token_ids, embedding in zip(many, requests, embeddings, strict=True)
         ]
+
+    def score(self, prompt: Prompt) -> Iterator[NDArray[np.float32]]:
+        """What the model expects after each token of a prompt: natural log probabilities [rows, V], in order and some
+        rows at a time, so that a long text takes no more memory than a short one.
+
+        Close the iterator where it is not read to its end. Raises RequestError for a prompt that can never be served,
+        and where other requests are unfinished.
+        """
+        (request,) = self._requests(prompt, SamplingParams(temperature=0, max_tokens=1))
+        return self._engine.score(request)
 
     def close(self) -> None:
         """Give the device back."""

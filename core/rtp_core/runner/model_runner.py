@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rtp_core.device.device import Device
 from rtp_core.device.failure import failed_override
-from rtp_core.device.host_sampling import token_logprobs
+from rtp_core.device.host_sampling import log_softmax, token_logprobs
 from rtp_core.device.plan import Plan
 from rtp_core.device.weights import ModelWeights
 from rtp_core.kv.kv_cache import KVCache
@@ -52,13 +52,40 @@ class ModelRunner:
                 raise
             raise failure from error
 
-    def _execute(self, batch: ScheduledBatch) -> StepResult:
+    def distributions(self, batch: ScheduledBatch) -> Iterator[NDArray[np.float32]]:
+        """Run one step and choose nothing: natural log probabilities [rows, V] of what follows each of its tokens,
+        at most PROMPT_ROWS rows at a time. The step holds its hidden states until the iterator ends or is closed.
+
+        Raises as `execute` does.
+        """
+        try:
+            yield from self._distributions(batch)
+        except Exception as error:
+            failure = failed_override(error, self._plan.serving, self._plan.where)
+            if failure is None:
+                raise
+            raise failure from error
+
+    def _distributions(self, batch: ScheduledBatch) -> Iterator[NDArray[np.float32]]:
+        ops, _ = self._begin(batch)
+        inputs, rows = step_inputs(ops, batch, self._cache.block_size, np.arange(batch.num_tokens, dtype=np.int32))
+        hidden = ops.model_forward(self._weights, self._cache.layers, inputs)
+        for start in range(0, batch.num_tokens, PROMPT_ROWS):
+            stop = min(start + PROMPT_ROWS, batch.num_tokens)
+            yield log_softmax(ops.download(self._logits(ops, hidden, rows[start:stop])))
+
+    def _begin(self, batch: ScheduledBatch) -> tuple[Device, bool]:
+        """The ops of a new step, and whether it may be a recorded one."""
         features = frozenset[str]().union(*{s.request.features for s in batch.requests})
         phase = _phase(batch)
         ops = self._plan.ops("decode" if phase == "decode" else "prefill", features)
         blocks = {scheduled.request.request_id: scheduled.block_table for scheduled in batch.requests}
         ops.arena.begin_step(phase, blocks, _EXECUTE)
-        if phase == "decode" and self._replay is not None and not (features or self._replay.problem):
+        return ops, phase == "decode" and not features
+
+    def _execute(self, batch: ScheduledBatch) -> StepResult:
+        ops, is_plain_decode = self._begin(batch)
+        if is_plain_decode and self._replay is not None and not self._replay.problem:
             logits = self._replay.logits(batch.requests)
             if logits is not None:
                 result = _nothing_yet(len(batch.requests))

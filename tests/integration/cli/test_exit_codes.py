@@ -166,7 +166,7 @@ def test_outside_text_is_neither_markup_nor_terminal_control(rtp: RunRtp) -> Non
 
 def test_help_and_version_end_with_0(rtp: RunRtp) -> None:
     assert rtp("--version").stdout.startswith("rtp 0")
-    for arguments in ([], ["--help"], ["devices"], ["models"], ["bench"]):
+    for arguments in ([], ["--help"], ["devices"], ["models"], ["bench"], ["eval"]):
         result = rtp(*arguments)
         assert (result.exit_code, result.stderr) == (0, "")
         assert "Commands:" in result.stdout

@@ -1,0 +1,48 @@
+"""The random model's files: the same weights in every format, and rtp runs them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from comparison.random_qwen2 import NORMAL, Shape, Vocabulary, write_folder, write_gguf
+
+from rtp_core import LLM, SamplingParams
+from rtp_core.text.byte_alphabet import BYTE_OF_CHARACTER
+
+TINY = Shape(
+    hidden_size=64,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    intermediate_size=96,
+    vocab_size=320,
+    max_position_embeddings=128,
+)
+BYTES = sorted(BYTE_OF_CHARACTER)
+VOCABULARY = Vocabulary([*BYTES, "ab", "<|end|>"], [NORMAL] * 257 + [3], ["a b"], 257)
+
+
+def scores(path: Path) -> list[float]:
+    params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0)
+    with LLM(str(path), device="ref", dtype="float32", memory_budget=64 << 20) as llm:
+        assert llm.tokenizer.encode("abc") == [256, BYTES.index("c")]
+        assert llm.config.vocab_size == 320
+        output = llm.generate([list(range(0, 320, 7))], params)[0]
+    return [next(iter(found.values())) for found in output.prompt_logprobs[1:]]
+
+
+def test_all_formats_are_one_model(tmp_path: Path) -> None:
+    exact = scores(write_folder(tmp_path / "folder", TINY, VOCABULARY))
+    q8_0 = scores(write_gguf(tmp_path / "m.Q8_0.gguf", TINY, VOCABULARY, "Q8_0"))
+    q4_0 = scores(write_gguf(tmp_path / "m.Q4_0.gguf", TINY, VOCABULARY, "Q4_0"))
+    assert np.std(exact) > 0.3  # or agreeing would be no news
+    assert q8_0 == pytest.approx(exact, abs=0.1)
+    assert np.abs(np.subtract(q8_0, exact)).mean() < np.abs(np.subtract(q4_0, exact)).mean() < 0.3
+    assert {path.name for path in tmp_path.iterdir()} == {"folder", "m.Q8_0.gguf", "m.Q4_0.gguf"}
+
+
+def test_a_vocabulary_that_is_too_large_is_an_error() -> None:
+    with pytest.raises(ValueError, match="258 tokens does not go into 100"):
+        VOCABULARY.filled_to(100)
