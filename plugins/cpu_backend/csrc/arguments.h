@@ -44,8 +44,7 @@
     A(const void *, bias) A(int, trans_b) A(int64_t, m) A(int64_t, n) A(int64_t, k) A(int64_t, out_row) \
     A(int64_t, a_row) A(int64_t, b_row) A(int64_t, batch) A(const int64_t *, offsets)
 #define ARGUMENTS_rows16_pack(A) \
-    A(int, scheme) A(uint8_t *, out) A(const uint8_t *, payload) A(const uint16_t *, scales) \
-    A(const uint16_t *, zeros) A(int64_t, n) A(int64_t, k)
+    A(int, scheme) A(uint8_t *, out) A(const rtp_cpu_plain *, plain) A(int64_t, n) A(int64_t, k)
 #define ARGUMENTS_gemm_rows16(A) \
     A(int, scheme) A(int, levels) A(int, dtype) A(void *, out) A(const void *, a) A(const uint8_t *, w) \
     A(int, bias_dtype) A(const void *, bias) A(int64_t, m) A(int64_t, n) A(int64_t, k) A(int64_t, out_row) \
@@ -54,12 +53,11 @@
     A(int, scheme) A(int, dtype) A(void *, out) A(const uint8_t *, w) A(const int32_t *, ids) A(int64_t, count) \
     A(int64_t, n) A(int64_t, k) A(int64_t, out_row)
 #define ARGUMENTS_quantize(A) \
-    A(int, scheme) A(int, dtype) A(uint8_t *, payload) A(uint16_t *, scales) A(uint16_t *, zeros) A(const void *, x) \
-    A(int64_t, n) A(int64_t, k) A(int64_t, x_row)
+    A(int, scheme) A(int, dtype) A(const rtp_cpu_plain *, plain) A(const void *, x) A(int64_t, n) A(int64_t, k) \
+    A(int64_t, x_row)
 #define ARGUMENTS_dequantize(A) \
-    A(int, scheme) A(int, dtype) A(void *, out) A(const uint8_t *, payload) A(const uint16_t *, scales) \
-    A(const uint16_t *, zeros) A(const int32_t *, ids) A(int64_t, count) A(int64_t, n) A(int64_t, k) \
-    A(int64_t, out_row)
+    A(int, scheme) A(int, dtype) A(void *, out) A(const rtp_cpu_plain *, plain) A(const int32_t *, ids) \
+    A(int64_t, count) A(int64_t, n) A(int64_t, k) A(int64_t, out_row)
 #define ARGUMENTS_kv_write(A) \
     A(const rtp_cpu_kv *, kv) A(int, dtype) A(const void *, k) A(const void *, v) A(const int32_t *, slots) \
     A(int64_t, tokens) A(int64_t, k_token) A(int64_t, k_head) A(int64_t, v_token) A(int64_t, v_head)

@@ -39,11 +39,7 @@ void rtp_cpu_device_destroy(rtp_cpu_device *device) {
     free(device);
 }
 
-int64_t rtp_cpu_rows16_bytes(int scheme, int64_t n, int64_t k) {
-    static const int64_t block_bytes[] = {288, 320, 544}; /* of 16 rows and 32 columns, by scheme; see rows16.h */
-    if (scheme < RTP_CPU_Q4_0 || scheme > RTP_CPU_Q8_0) return 0;
-    return (n + 15) / 16 * (k / 32) * block_bytes[scheme];
-}
+int64_t rtp_cpu_rows16_bytes(int scheme, int64_t n, int64_t k) { return rtp_cpu_kernels_portable()->rows16_bytes(scheme, n, k); }
 
 /* ---- capture ---- */
 
@@ -122,11 +118,11 @@ ENTRY(top_k, 1)
 ENTRY(argmax, 1)
 ENTRY(copy, 0)
 ENTRY(gemm, offsets == NULL)
-ENTRY(rows16_pack, 1)
+ENTRY(rows16_pack, 0)
 ENTRY(gemm_rows16, 1)
 ENTRY(rows16_unpack, 1)
-ENTRY(quantize, 1)
-ENTRY(dequantize, 1)
+ENTRY(quantize, 0)
+ENTRY(dequantize, 0)
 ENTRY(kv_write, 1)
 ENTRY(kv_gather, 1)
 ENTRY(decode_attention, 1)

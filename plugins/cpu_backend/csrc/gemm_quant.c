@@ -1,19 +1,21 @@
-/* Matrix products with quantized weights. Activations become int8 in groups of 32, scale amax / 127, to nearest
-   even; at two levels what is left of them becomes int8 again, with 1/254 of the scale (half a step is its largest
-   magnitude), which leaves 16 bits in all. Per group and level: an exact integer dot product, then one f32 multiply and add for the scales, and one more for
-   the zero of asymmetric schemes, which meets the sum of the dequantized activations. */
+/* Matrix products with quantized weights. Activations become int8 in groups of 32, scale amax / 127, to nearest even; at
+   two levels what is left of them becomes int8 again, with 1/254 of the scale (half a step is its largest magnitude):
+   16 bits in all, multiplied as such. Per group: an exact integer dot product, then one f32 multiply and add for the
+   scales, and one more for the zero of asymmetric schemes, which meets the sum of the dequantized activations.
+
+   Few rows read the weights as they lie, at the speed of memory. Many rows share a panel: 16 rows of weights, some of
+   their columns, with a byte a code and f32 scales, which stays in the first cache while the rows pass. */
 
 #include "rows16.h"
 
-#if defined(RTP_ISA_AVX512)
-enum { QMR = 12 }; /* rows of a in one register tile */
-#else
-enum { QMR = 4 };
-#endif
-
-enum { AHEAD = 4096 }; /* bytes of weights to prefetch */
+enum { FEW_ROWS = 4, AHEAD = 4096 /* bytes of weights to prefetch */, BLOCK_ROWS = 96, PANEL_GROUPS = 24 };
 
 #define FINE (1.0f / 254.0f) /* scale of the second level over that of the first */
+
+typedef struct {
+    uint8_t codes[LINES * LINE];
+    float scales[2][ROWS], zeros[ROWS];
+} panel_group;
 
 typedef struct {
     int dtype, bias_dtype, scheme, levels;
@@ -21,28 +23,31 @@ typedef struct {
     const void *a, *bias;
     const uint8_t *w;
     int64_t m, n, k, groups, out_row, a_row;
-    int8_t *codes, *fine_codes; /* [m, k], of the first and the second level */
-    float *scales; /* [m, groups], of the first level */
+    char *codes; /* [m, k] int8, or int16 at two levels */
+    float *scales; /* [m, groups], of a code */
     float *sums; /* [m, groups]: sum of what the codes stand for; asymmetric schemes */
-    int32_t *starts, *fine_starts; /* [m, groups]: -offset * sum of codes; symmetric schemes */
-    int64_t row_groups, group_blocks, block_groups, row_blocks, block_rows;
+    int32_t *starts; /* [m, groups, 2]: makes up, by halves of a group, for what weight codes are too large by */
+    int64_t row_groups, group_blocks, block_groups, row_blocks;
 } job;
 
-/* Whole numbers nearest to x * inverse, all within int8, and their sum. */
-INLINE int32_t round_group(const float *x, float inverse, int8_t *codes) {
-    int32_t sum = 0;
+INLINE int kind_of(rows16_scheme s, int levels) { return levels == 2 ? WIDE : s.is_nibbles ? NIBBLES : BYTES; }
+INLINE int64_t code_bytes(int levels) { return levels; }
+
+/* ---- activations ---- */
+
+/* Whole numbers nearest to x * inverse, all within int8. */
+INLINE void round_group(const float *x, float inverse, int8_t *codes) {
     for (int i = 0; i < GROUP; i++) {
         float shifted = x[i] * inverse + 12582912.0f; /* 1.5 * 2^23: the low byte is the nearest whole number */
         int32_t bits;
         memcpy(&bits, &shifted, 4);
-        codes[i] = (int8_t)((bits & 0x1ff) - ((bits & 0x100) << 1));
-        sum += codes[i];
+        codes[i] = (int8_t)bits;
     }
-    return sum;
 }
 
-/* One group of activations. The largest magnitude is found on the bits, so that NaN and inf are seen too. */
-INLINE void quantize_group(const float *x, int8_t *codes, float *scale, int32_t *sum) {
+/* One group of activations: codes, and the scale. The largest magnitude is found on the bits, so that NaN and inf are
+   seen too. */
+INLINE void quantize_group(const float *x, int8_t *codes, float *scale) {
     uint32_t top = 0;
     for (int i = 0; i < GROUP; i++) {
         uint32_t bits;
@@ -52,7 +57,6 @@ INLINE void quantize_group(const float *x, int8_t *codes, float *scale, int32_t 
     }
     float amax;
     memcpy(&amax, &top, 4);
-    *sum = 0;
     if (top >= 0x7f800000u || amax < 1e-30f) { /* not finite: the scale makes the row NaN; tiny: 127 / amax overflows */
         uint32_t nan = 0x7fc00000u;
         memset(codes, 0, GROUP);
@@ -61,140 +65,244 @@ INLINE void quantize_group(const float *x, int8_t *codes, float *scale, int32_t 
         return;
     }
     *scale = amax / 127.0f;
-    *sum = round_group(x, 127.0f / amax, codes);
+    round_group(x, 127.0f / amax, codes);
 }
 
-/* The second level of a group whose first one is done. */
-INLINE int32_t quantize_rest(const float *x, const int8_t *codes, float scale, int8_t *fine_codes) {
+/* The second level of a group whose first one is done, and both as one code in steps of the second. */
+INLINE void refine_group(const float *x, const int8_t *codes, float scale, int16_t *wide) {
     float rest[GROUP];
+    int8_t fine[GROUP];
     if (!(scale > 1e-30f)) { /* nothing is left of a group of zeros; one that is not finite is NaN already */
-        memset(fine_codes, 0, GROUP);
-        return 0;
+        memset(wide, 0, GROUP * sizeof *wide);
+        return;
     }
     for (int i = 0; i < GROUP; i++) {
         float left = (x[i] - scale * (float)codes[i]) / scale * 254.0f;
         rest[i] = left > 127.0f ? 127.0f : left < -127.0f ? -127.0f : left; /* a tie may round past half a step */
     }
-    return round_group(rest, 1.0f, fine_codes);
+    round_group(rest, 1.0f, fine);
+    for (int i = 0; i < GROUP; i++) wide[i] = (int16_t)(254 * codes[i] + fine[i]);
 }
 
 static void quantize_rows(void *argument, int64_t begin, int64_t end, void *scratch) {
     const job *j = argument;
     (void)scratch;
     rows16_scheme s = rows16_of(j->scheme);
+    int32_t too_large = dots_bias(kind_of(s, j->levels)) + (s.is_nibbles ? s.offset : 0);
     for (int64_t m = begin; m < end; m++) {
         for (int64_t g = 0; g < j->groups; g++) {
             float tile[GROUP];
-            int32_t sum;
+            int8_t narrow[GROUP];
+            int32_t sum[2] = {0, 0};
             int64_t place = m * j->groups + g;
+            char *codes = j->codes + place * GROUP * code_bytes(j->levels);
             const float *x = tile_in(j->dtype, at(j->a, j->dtype, m * j->a_row + g * GROUP), GROUP, tile);
-            quantize_group(x, j->codes + place * GROUP, j->scales + place, &sum);
-            if (s.is_asymmetric) j->sums[place] = j->scales[place] * (float)sum;
-            else j->starts[place] = -s.offset * sum;
-            if (j->levels < 2) continue;
-            sum = quantize_rest(x, j->codes + place * GROUP, j->scales[place], j->fine_codes + place * GROUP);
-            if (s.is_asymmetric) j->sums[place] += j->scales[place] * FINE * (float)sum;
-            else j->fine_starts[place] = -s.offset * sum;
+            float scale;
+            if (j->levels == 1) {
+                quantize_group(x, (int8_t *)codes, &scale);
+                for (int i = 0; i < GROUP; i++) sum[i / (GROUP / 2)] += ((int8_t *)codes)[i];
+            } else {
+                quantize_group(x, narrow, &scale);
+                refine_group(x, narrow, scale, (int16_t *)codes);
+                for (int i = 0; i < GROUP; i++) sum[i / (GROUP / 2)] += ((int16_t *)codes)[i];
+                scale *= FINE;
+            }
+            j->scales[place] = scale;
+            j->sums[place] = scale * (float)(sum[0] + sum[1]);
+            for (int h = 0; h < 2; h++) j->starts[2 * place + h] = -too_large * sum[h];
         }
     }
 }
 
-/* values[m, 0..16) for m < rows: rows of a with one row group of w, over all of K. */
-INLINE void quant_tile(const job *j, const int rows, const int scheme, const int levels, int64_t m0,
-                       const uint8_t *block, float *values) {
-    const rows16_scheme s = rows16_of(scheme);
-    v16 acc[QMR];
+/* ---- register tiles ---- */
+
+/* values[m, 0..16) += rows m0.. of a with groups [g0, g1) of one row group of w, which begin at `w`: blocks as they lie
+   or, from_panel, a panel. */
+INLINE void tile_of(const job *j, const int rows, const int kind, const rows16_scheme s, const int from_panel,
+                    int64_t m0, const uint8_t *w, int64_t g0, int64_t g1, float *values) {
+    const int halves = rows16_halves(s);
+    const int64_t size = kind == WIDE ? 2 : 1;
+    v16 acc[TILE_ROWS];
 #pragma GCC unroll 12
-    for (int m = 0; m < rows; m++) acc[m] = v16_set1(0);
-    const int64_t groups = j->groups;
-    for (int64_t g = 0; g < groups; g++, block += s.block_bytes) {
-        codes16 codes;
-        v16 scale = v16_load_f16((const uint16_t *)block), zero = scale;
-        if (s.is_asymmetric) zero = v16_load_f16((const uint16_t *)block + 16);
-        if (rows <= 4) /* bound by memory: the hardware's own prefetch stops at pages */
-            for (int64_t line = 0; line < s.block_bytes; line += 64) __builtin_prefetch(block + AHEAD + line);
-        codes_load(&codes, s.bits, block + s.codes_at);
+    for (int m = 0; m < rows; m++) acc[m] = v16_load(values + m * ROWS);
+    for (int64_t g = g0; g < g1; g++) {
+        const uint8_t *block = from_panel ? w + (g - g0) * (int64_t)sizeof(panel_group) : w + rows16_block_at(s, g);
+        const panel_group *panel = (const panel_group *)block;
+        const uint8_t *lines = from_panel ? panel->codes : block + rows16_codes_at(s);
+        if (!from_panel) /* bound by memory: the hardware's own prefetch stops at pages */
+            for (int64_t at = 0; at < rows16_block_bytes(s); at += LINE) __builtin_prefetch(block + AHEAD + at);
+        const char *a = j->codes + (m0 * j->groups + g) * GROUP * size;
+        const int64_t a_row = j->groups * GROUP * size;
+#pragma GCC unroll 2
+        for (int h = 0; h < halves; h++) {
+            dots16 sums[TILE_ROWS];
 #pragma GCC unroll 12
-        for (int m = 0; m < rows; m++) {
-            int64_t place = (m0 + m) * groups + g;
-            v16 dot = codes_dot(&codes, s.bits, j->codes + place * GROUP, s.is_asymmetric ? 0 : j->starts[place]);
-            if (levels == 2) {
-                int32_t start = s.is_asymmetric ? 0 : j->fine_starts[place];
-                dot = v16_fma1(codes_dot(&codes, s.bits, j->fine_codes + place * GROUP, start), FINE, dot);
+            for (int m = 0; m < rows; m++) sums[m] = dots_zero();
+#pragma GCC unroll 8
+            for (int q = h * LINES / halves; q < (h + 1) * LINES / halves; q++) {
+                line16 line = from_panel ? line_load(lines + q * LINE) : rows16_line(s, kind, lines, q);
+#pragma GCC unroll 12
+                for (int m = 0; m < rows; m++) dots_add(kind, &sums[m], line, a + m * a_row + 4 * q * size);
             }
-            acc[m] = v16_fma(dot, v16_mul1(scale, j->scales[place]), acc[m]);
-            if (s.is_asymmetric) acc[m] = v16_fma1(zero, j->sums[place], acc[m]);
+            v16 scale = from_panel ? v16_load(panel->scales[h]) : rows16_scale(s, block, g, h);
+#pragma GCC unroll 12
+            for (int m = 0; m < rows; m++) {
+                const int64_t place = (m0 + m) * j->groups + g;
+                int32_t start = j->starts[2 * place + h] + (halves == 1 ? j->starts[2 * place + 1] : 0);
+                acc[m] = v16_fma(dots_done(kind, sums[m], start), v16_mul1(scale, j->scales[place]), acc[m]);
+            }
+        }
+        if (s.is_asymmetric) {
+            v16 zero = from_panel ? v16_load(panel->zeros) : rows16_zero(s, block, g);
+#pragma GCC unroll 12
+            for (int m = 0; m < rows; m++) acc[m] = v16_fma1(zero, j->sums[(m0 + m) * j->groups + g], acc[m]);
         }
     }
 #pragma GCC unroll 12
     for (int m = 0; m < rows; m++) v16_store(values + m * ROWS, acc[m]);
 }
 
-#define TILES_OF(scheme, levels)                                                                                  \
-    static __attribute__((noinline)) void tile_##scheme##_##levels(const job *j, int rows, int64_t m0,           \
-                                                                   const uint8_t *block, float *values) {        \
-        switch (rows) {                                                                                           \
-            case 1: quant_tile(j, 1, scheme, levels, m0, block, values); return;                                  \
-            case 2: quant_tile(j, 2, scheme, levels, m0, block, values); return;                                  \
-            case 3: quant_tile(j, 3, scheme, levels, m0, block, values); return;                                  \
-            case 4: quant_tile(j, 4, scheme, levels, m0, block, values); return;                                  \
-            case 6: quant_tile(j, QMR < 6 ? 1 : 6, scheme, levels, m0, block, values); return;                    \
-            case 8: quant_tile(j, QMR < 8 ? 1 : 8, scheme, levels, m0, block, values); return;                    \
-            default: quant_tile(j, QMR, scheme, levels, m0, block, values); return;                               \
-        }                                                                                                         \
+typedef void tile_function(const job *j, int rows, int64_t m0, const uint8_t *w, int64_t g0, int64_t g1,
+                           float *values);
+
+#define TILE_CASE(rows, kind, scheme, from_panel) \
+    case rows: tile_of(j, (rows) <= TILE_ROWS ? (rows) : 1, kind, scheme, from_panel, m0, w, g0, g1, values); return;
+
+#define FEW_TILES(name, scheme, kind)                                                                              \
+    static __attribute__((noinline)) void few_##name##_##kind(const job *j, int rows, int64_t m0, const uint8_t *w, \
+                                                              int64_t g0, int64_t g1, float *values) {              \
+        const rows16_scheme s = rows16_of(scheme);                                                                  \
+        switch (rows) {                                                                                             \
+            TILE_CASE(1, kind, s, 0)                                                                                \
+            TILE_CASE(2, kind, s, 0)                                                                                \
+            TILE_CASE(3, kind, s, 0)                                                                                \
+            default: tile_of(j, 4, kind, s, 0, m0, w, g0, g1, values); return;                                      \
+        }                                                                                                           \
     }
-TILES_OF(RTP_CPU_Q4_0, 1)
-TILES_OF(RTP_CPU_Q4_1, 1)
-TILES_OF(RTP_CPU_Q8_0, 1)
-TILES_OF(RTP_CPU_Q4_0, 2)
-TILES_OF(RTP_CPU_Q4_1, 2)
-TILES_OF(RTP_CPU_Q8_0, 2)
+#define PANEL_TILES(name, scheme, kind)                                                                             \
+    static __attribute__((noinline)) void many_##name##_##kind(const job *j, int rows, int64_t m0, const uint8_t *w, \
+                                                               int64_t g0, int64_t g1, float *values) {              \
+        const rows16_scheme s = rows16_of(scheme);                                                                   \
+        switch (rows) {                                                                                              \
+            TILE_CASE(1, kind, s, 1)                                                                                 \
+            TILE_CASE(2, kind, s, 1)                                                                                 \
+            TILE_CASE(3, kind, s, 1)                                                                                 \
+            TILE_CASE(4, kind, s, 1)                                                                                 \
+            TILE_CASE(8, kind, s, 1)                                                                                 \
+            default: tile_of(j, TILE_ROWS, kind, s, 1, m0, w, g0, g1, values); return;                               \
+        }                                                                                                            \
+    }
 
-typedef void tile_function(const job *j, int rows, int64_t m0, const uint8_t *block, float *values);
+/* One function a form of weights: schemes that are stored alike share it, in a panel also where scales differ. */
+FEW_TILES(q4_0, RTP_CPU_Q4_0, NIBBLES)
+FEW_TILES(q4_1, RTP_CPU_Q4_1, NIBBLES)
+FEW_TILES(q4_k, RTP_CPU_Q4_K, NIBBLES)
+FEW_TILES(q8_0, RTP_CPU_Q8_0, BYTES)
+FEW_TILES(q5_1, RTP_CPU_Q5_1, BYTES)
+FEW_TILES(q5_k, RTP_CPU_Q5_K, BYTES)
+FEW_TILES(q6_k, RTP_CPU_Q6_K, BYTES)
+FEW_TILES(q4_0, RTP_CPU_Q4_0, WIDE)
+FEW_TILES(q4_1, RTP_CPU_Q4_1, WIDE)
+FEW_TILES(q4_k, RTP_CPU_Q4_K, WIDE)
+FEW_TILES(q8_0, RTP_CPU_Q8_0, WIDE)
+FEW_TILES(q5_1, RTP_CPU_Q5_1, WIDE)
+FEW_TILES(q5_k, RTP_CPU_Q5_K, WIDE)
+FEW_TILES(q6_k, RTP_CPU_Q6_K, WIDE)
+PANEL_TILES(symmetric, RTP_CPU_Q4_0, NIBBLES)
+PANEL_TILES(asymmetric, RTP_CPU_Q4_1, NIBBLES)
+PANEL_TILES(symmetric, RTP_CPU_Q8_0, BYTES)
+PANEL_TILES(asymmetric, RTP_CPU_Q5_1, BYTES)
+PANEL_TILES(halves, RTP_CPU_Q6_K, BYTES)
+PANEL_TILES(symmetric, RTP_CPU_Q8_0, WIDE)
+PANEL_TILES(asymmetric, RTP_CPU_Q5_1, WIDE)
+PANEL_TILES(halves, RTP_CPU_Q6_K, WIDE)
 
-static tile_function *tile_of(int scheme, int levels) {
+static tile_function *few_tiles(int scheme, int levels) {
     switch (scheme) {
-        case RTP_CPU_Q4_0: return levels == 2 ? tile_RTP_CPU_Q4_0_2 : tile_RTP_CPU_Q4_0_1;
-        case RTP_CPU_Q4_1: return levels == 2 ? tile_RTP_CPU_Q4_1_2 : tile_RTP_CPU_Q4_1_1;
-        default: return levels == 2 ? tile_RTP_CPU_Q8_0_2 : tile_RTP_CPU_Q8_0_1;
+        case RTP_CPU_Q4_0: return levels == 1 ? few_q4_0_NIBBLES : few_q4_0_WIDE;
+        case RTP_CPU_Q4_1: return levels == 1 ? few_q4_1_NIBBLES : few_q4_1_WIDE;
+        case RTP_CPU_Q4_K: return levels == 1 ? few_q4_k_NIBBLES : few_q4_k_WIDE;
+        case RTP_CPU_Q5_1: return levels == 1 ? few_q5_1_BYTES : few_q5_1_WIDE;
+        case RTP_CPU_Q5_K: return levels == 1 ? few_q5_k_BYTES : few_q5_k_WIDE;
+        case RTP_CPU_Q6_K: return levels == 1 ? few_q6_k_BYTES : few_q6_k_WIDE;
+        default: return levels == 1 ? few_q8_0_BYTES : few_q8_0_WIDE;
     }
 }
 
-/* The most rows, of those left, for which there is a tile. */
-INLINE int tile_rows(int64_t left) {
-    if (left >= QMR) return QMR;
-    if (left >= 8) return 8;
-    if (left >= 6) return 6;
-    return left >= 4 ? 4 : (int)left;
+static tile_function *panel_tiles(rows16_scheme s, int levels) {
+    int kind = kind_of(s, levels);
+    if (rows16_halves(s) == 2) return kind == WIDE ? many_halves_WIDE : many_halves_BYTES;
+    if (s.is_asymmetric)
+        return kind == WIDE ? many_asymmetric_WIDE : kind == BYTES ? many_asymmetric_BYTES : many_asymmetric_NIBBLES;
+    return kind == WIDE ? many_symmetric_WIDE : kind == BYTES ? many_symmetric_BYTES : many_symmetric_NIBBLES;
 }
 
-static void store_tile(const job *j, int64_t m, int rows, int64_t n, float *values) {
+/* ---- the loops over tiles ---- */
+
+static void store_rows(const job *j, int64_t m, int64_t rows, int64_t n, float *values) {
     float bias[ROWS];
     int64_t width = min64(ROWS, j->n - n);
     if (j->bias) load_f32(j->bias_dtype, at(j->bias, j->bias_dtype, n), width, bias);
-    for (int r = 0; r < rows; r++, values += ROWS) {
+    for (int64_t r = 0; r < rows; r++, values += ROWS) {
         for (int64_t i = 0; j->bias && i < width; i++) values[i] += bias[i];
         store_f32(j->dtype, at_mut(j->out, j->dtype, (m + r) * j->out_row + n), width, values);
     }
 }
 
-static void multiply(void *argument, int64_t begin, int64_t end, void *scratch) {
+static void multiply_few(void *argument, int64_t begin, int64_t end, void *scratch) {
     const job *j = argument;
     (void)scratch;
-    rows16_scheme s = rows16_of(j->scheme);
-    tile_function *tile = tile_of(j->scheme, j->levels);
+    const int64_t bytes = rows16_group_bytes(rows16_of(j->scheme), j->groups);
+    tile_function *tile = few_tiles(j->scheme, j->levels);
+    for (int64_t group = begin; group < end; group++) {
+        float values[FEW_ROWS * ROWS] = {0};
+        tile(j, (int)j->m, 0, j->w + group * bytes, 0, j->groups, values);
+        store_rows(j, 0, j->m, group * ROWS, values);
+    }
+}
+
+/* Groups [g0, g1) of the row group at w as a panel. */
+static void unpack_panel(rows16_scheme s, int kind, const uint8_t *w, int64_t g0, int64_t g1, panel_group *panel) {
+    for (int64_t g = g0; g < g1; g++, panel++) {
+        const uint8_t *block = w + rows16_block_at(s, g), *codes = block + rows16_codes_at(s);
+        for (int q = 0; q < LINES; q++) line_store(panel->codes + q * LINE, rows16_line(s, kind, codes, q));
+        for (int h = 0; h < rows16_halves(s); h++) v16_store(panel->scales[h], rows16_scale(s, block, g, h));
+        if (s.is_asymmetric) v16_store(panel->zeros, rows16_zero(s, block, g));
+    }
+}
+
+/* The most rows, of those left, for which there is a tile. */
+INLINE int tile_rows(int64_t left) {
+    if (left >= TILE_ROWS) return TILE_ROWS;
+    return left >= 8 ? 8 : left >= 4 ? 4 : (int)left;
+}
+
+typedef struct {
+    panel_group panel[PANEL_GROUPS];
+    float values[BLOCK_ROWS * ROWS];
+} many_scratch;
+
+static void multiply_many(void *argument, int64_t begin, int64_t end, void *scratch) {
+    const job *j = argument;
+    many_scratch *own = scratch;
+    const rows16_scheme s = rows16_of(j->scheme);
+    const int64_t bytes = rows16_group_bytes(s, j->groups);
+    tile_function *tile = panel_tiles(s, j->levels);
     for (int64_t u = begin; u < end; u++) {
         int64_t first = u % j->group_blocks * j->block_groups, last = min64(j->row_groups, first + j->block_groups);
-        int64_t m = u / j->group_blocks * j->block_rows, m_end = min64(j->m, m + j->block_rows);
-        while (m < m_end) { /* these rows of a stay in the first cache while the row groups of w pass */
-            int rows = tile_rows(m_end - m);
-            for (int64_t group = first; group < last; group++) {
-                float values[QMR * ROWS];
-                const uint8_t *block = j->w + group * j->groups * s.block_bytes;
-                tile(j, rows, m, block, values);
-                store_tile(j, m, rows, group * ROWS, values);
+        int64_t m0 = u / j->group_blocks * BLOCK_ROWS, rows = min64(BLOCK_ROWS, j->m - m0);
+        for (int64_t group = first; group < last; group++) {
+            memset(own->values, 0, (size_t)(rows * ROWS) * 4);
+            for (int64_t g = 0; g < j->groups; g += PANEL_GROUPS) {
+                int64_t g_end = min64(j->groups, g + PANEL_GROUPS);
+                unpack_panel(s, kind_of(s, j->levels), j->w + group * bytes, g, g_end, own->panel);
+                for (int64_t m = 0; m < rows;) {
+                    int count = tile_rows(rows - m);
+                    tile(j, count, m0 + m, own->panel->codes, g, g_end, own->values + m * ROWS);
+                    m += count;
+                }
             }
-            m += rows;
+            store_rows(j, m0, rows, group * ROWS, own->values);
         }
     }
 }
@@ -203,32 +311,35 @@ int KERNEL(gemm_rows16)(rtp_cpu_device *device, int scheme, int levels, int dtyp
                         const uint8_t *w, int bias_dtype, const void *bias, int64_t m, int64_t n, int64_t k,
                         int64_t out_row, int64_t a_row) {
     if (!is_scheme(scheme) || levels < 1 || levels > 2 || !is_dtype(dtype) || (bias && !is_dtype(bias_dtype)) ||
-        m < 0 || n < 0 || k < 0 || k % GROUP)
+        m < 0 || n < 0 || k < 0 || k % rows16_unit(rows16_of(scheme)))
         return RTP_CPU_BAD_ARGUMENT;
     if (m == 0 || n == 0) return RTP_CPU_OK;
     rtp_pool *pool = device->pool;
-    job j = {.dtype = dtype, .bias_dtype = bias_dtype, .scheme = scheme, .levels = levels, .out = out, .a = a, .bias = bias, .w = w};
+    job j = {.dtype = dtype, .bias_dtype = bias_dtype, .scheme = scheme, .levels = levels};
+    j.out = out, j.a = a, j.bias = bias, j.w = w;
     j.m = m, j.n = n, j.k = k, j.groups = k / GROUP, j.out_row = out_row, j.a_row = a_row;
     int64_t places = m * j.groups;
     void *shared;
-    int status = rtp_pool_reserve(pool, places * (2 * GROUP + 16), &shared, 0);
+    int status = rtp_pool_reserve(pool, places * (GROUP * code_bytes(levels) + 16), &shared,
+                                  m <= FEW_ROWS ? 0 : (int64_t)sizeof(many_scratch));
     if (status != RTP_CPU_OK) return status;
     j.scales = shared;
     j.sums = j.scales + places;
     j.starts = (int32_t *)(j.sums + places);
-    j.fine_starts = j.starts + places;
-    j.codes = (int8_t *)(j.fine_starts + places);
-    j.fine_codes = j.codes + places * GROUP;
+    j.codes = (char *)(j.starts + 2 * places);
     rtp_pool_run(pool, quantize_rows, &j, m, grain_for(3 * k));
 
-    /* One piece: at most 32 KB of weights, which stay in the second cache, and 96 rows of a; enough pieces for all. */
     j.row_groups = div_up(n, ROWS);
-    j.block_groups = max64(1, 32768 / max64(1, j.groups * rows16_of(scheme).block_bytes));
+    if (m <= FEW_ROWS) {
+        rtp_pool_run(pool, multiply_few, &j, j.row_groups, grain_for(m * ROWS * k / 4));
+        return RTP_CPU_OK;
+    }
+    /* One piece: at most 32 KB of weights, which stay in the second cache; enough pieces for all. */
+    j.block_groups = max64(1, 32768 / max64(1, rows16_group_bytes(rows16_of(scheme), j.groups)));
     j.block_groups = min64(j.block_groups, div_up(j.row_groups, 4 * (int64_t)rtp_pool_threads(pool)));
     j.group_blocks = div_up(j.row_groups, j.block_groups);
-    j.block_rows = 96;
-    j.row_blocks = div_up(m, j.block_rows);
-    int64_t cost = min64(m, 96) * j.block_groups * ROWS * k / 4;
-    rtp_pool_run(pool, multiply, &j, j.row_blocks * j.group_blocks, grain_for(cost));
+    j.row_blocks = div_up(m, BLOCK_ROWS);
+    int64_t cost = min64(m, BLOCK_ROWS) * j.block_groups * ROWS * k / 4;
+    rtp_pool_run(pool, multiply_many, &j, j.row_blocks * j.group_blocks, grain_for(cost));
     return RTP_CPU_OK;
 }

@@ -1,25 +1,13 @@
-/* Numbers to quantized groups of 32 and back, in two layouts.
+/* Numbers to plain quantized groups and back.
 
-   Plain: per row and group the codes (4 bits: byte i holds code i low and code 16 + i high; 8 bits: int8), one f16
-   scale and, for asymmetric schemes, one f16 zero. rows16: see rows16.h.
-   Source: the scales are those of llama.cpp's quantize_row_q4_0_ref, _q4_1_ref and _q8_0_ref. */
+   Source: the scales of Q4_0 to Q8_0 are those of llama.cpp's quantize_row_*_ref functions. In the K schemes a group's
+   step and minimum are rounded to 63rds (Q6_K: 127ths) of the largest of its super-group. */
 
 #include <math.h>
 
-#include "rows16.h"
+#include "plain.h"
 
-INLINE int64_t payload_bytes(int scheme) { return scheme == RTP_CPU_Q8_0 ? 32 : 16; }
-
-INLINE uint16_t to_f16(float x) {
-    uint16_t lanes[VF];
-    vf_store_f16(lanes, vf_set1(x));
-    return lanes[0];
-}
-INLINE float from_f16(uint16_t x) {
-    float y;
-    load_f32(RTP_CPU_F16, &x, 1, &y);
-    return y;
-}
+enum { MAX_GROUPS = 16 }; /* of a super-group */
 
 /* The nearest whole number in [low, high]; NaN gives low. */
 INLINE int nearest(float x, int low, int high) {
@@ -29,60 +17,92 @@ INLINE int nearest(float x, int low, int high) {
 
 typedef struct {
     int scheme, dtype;
-    uint8_t *payload;
-    uint16_t *scales, *zeros;
+    rtp_cpu_plain plain;
     const void *x;
-    int64_t groups, x_row;
+    int64_t k, x_row;
 } quantize_job;
 
-static void quantize_group(int scheme, const float *x, uint8_t *codes, uint16_t *scale, uint16_t *zero) {
-    float low = x[0], high = x[0], step, base = 0;
-    for (int i = 1; i < GROUP; i++) {
+typedef struct {
+    float step, low;
+} range;
+
+/* What a group spans: in symmetric schemes a step that takes its extreme to the lowest code, else from the minimum. */
+static range range_of(rows16_scheme s, const float *x) {
+    float low = x[0], high = x[0];
+    int most = (1 << s.bits) - 1;
+    for (int i = 1; i < s.group; i++) {
         low = x[i] < low ? x[i] : low;
         high = x[i] > high ? x[i] : high;
     }
-    if (scheme == RTP_CPU_Q4_1) {
-        step = (high - low) / 15.0f;
-        base = low;
-        *zero = to_f16(low);
-    } else if (scheme == RTP_CPU_Q4_0) {
-        step = (-low >= high ? low : high) / -8.0f;
-    } else {
-        step = (-low > high ? -low : high) / 127.0f;
-    }
+    if (s.bits == 8) return (range){(-low > high ? -low : high) / 127.0f, 0};
+    if (!s.is_asymmetric) return (range){(-low >= high ? low : high) / (float)-s.offset, 0};
+    if (s.is_super && low > 0) low = 0; /* zeros are negative minima */
+    return (range){(high - low) / (float)most, low};
+}
+
+static void store_codes(rows16_scheme s, const float *x, float step, float zero, uint8_t *codes) {
     float inverse = step == 0 ? 0 : 1 / step;
-    *scale = to_f16(step);
-    for (int i = 0; i < GROUP; i++) {
-        float y = (x[i] - base) * inverse;
-        if (scheme == RTP_CPU_Q8_0) {
-            codes[i] = (uint8_t)nearest(y, -127, 127);
-            continue;
+    int least = s.bits == 8 ? -127 : -s.offset, most = s.bits == 8 ? 127 : (1 << s.bits) - 1 - s.offset;
+    for (int i = 0; i < s.group; i++) {
+        int code = nearest((x[i] - zero) * inverse, least, most) + s.offset;
+        if (!s.is_nibbles || i < s.group / 2) codes[i] = (uint8_t)code;
+        else codes[i - s.group / 2] |= (uint8_t)(code << 4);
+    }
+}
+
+/* One unit: a group, or all groups of a super-group. `place`: its first group. */
+static void quantize_unit(const quantize_job *j, rows16_scheme s, const float *x, int64_t place) {
+    const rtp_cpu_plain *p = &j->plain;
+    int groups = s.is_super ? GROUP * SUPER_GROUPS / s.group : 1;
+    range ranges[MAX_GROUPS];
+    float step = 0, low = 0;
+    for (int g = 0; g < groups; g++) {
+        ranges[g] = range_of(s, x + g * s.group);
+        if (fabsf(ranges[g].step) > fabsf(step)) step = ranges[g].step;
+        if (ranges[g].low < low) low = ranges[g].low;
+    }
+    int most = s.is_asymmetric ? 63 : 127;
+    if (s.is_super) p->scale_factors[place / groups] = to_f16(step / (float)most);
+    if (s.is_super && s.is_asymmetric) p->zero_factors[place / groups] = to_f16(low / (float)most);
+    for (int g = 0; g < groups; g++) {
+        int64_t at = place + g;
+        if (s.is_super) {
+            float unit = from_f16(p->scale_factors[place / groups]);
+            int scale = unit == 0 ? 0 : nearest(ranges[g].step / unit, -most, most);
+            ((uint8_t *)p->scales)[at] = (uint8_t)scale;
+            if (s.is_asymmetric) {
+                unit = from_f16(p->zero_factors[place / groups]);
+                ((uint8_t *)p->zeros)[at] = (uint8_t)(unit == 0 ? 0 : nearest(ranges[g].low / unit, 0, most));
+            }
+            store_codes(s, x + g * s.group, plain_scale(s, p, at), plain_zero(s, p, at), p->payload + at * payload_bytes(s));
+        } else {
+            ((uint16_t *)p->scales)[at] = to_f16(ranges[g].step);
+            if (s.is_asymmetric) ((uint16_t *)p->zeros)[at] = to_f16(ranges[g].low);
+            store_codes(s, x, ranges[g].step, ranges[g].low, p->payload + at * payload_bytes(s));
         }
-        int code = scheme == RTP_CPU_Q4_0 ? nearest(y, -8, 7) + 8 : nearest(y, 0, 15);
-        if (i < GROUP / 2) codes[i] = (uint8_t)code;
-        else codes[i - GROUP / 2] |= (uint8_t)(code << 4);
     }
 }
 
 static void quantize_rows(void *argument, int64_t begin, int64_t end, void *scratch) {
     const quantize_job *j = argument;
+    rows16_scheme s = rows16_of(j->scheme);
+    int64_t unit = s.is_super ? GROUP * SUPER_GROUPS : s.group;
     (void)scratch;
     for (int64_t row = begin; row < end; row++) {
-        for (int64_t g = 0; g < j->groups; g++) {
-            float tile[GROUP];
-            int64_t place = row * j->groups + g;
-            const float *x = tile_in(j->dtype, at(j->x, j->dtype, row * j->x_row + g * GROUP), GROUP, tile);
-            quantize_group(j->scheme, x, j->payload + place * payload_bytes(j->scheme), j->scales + place,
-                           j->zeros ? j->zeros + place : NULL);
+        for (int64_t i = 0; i < j->k; i += unit) {
+            float tile[GROUP * SUPER_GROUPS];
+            const float *x = tile_in(j->dtype, at(j->x, j->dtype, row * j->x_row + i), unit, tile);
+            quantize_unit(j, s, x, (row * j->k + i) / s.group);
         }
     }
 }
 
-int KERNEL(quantize)(rtp_cpu_device *device, int scheme, int dtype, uint8_t *payload, uint16_t *scales, uint16_t *zeros,
-                     const void *x, int64_t n, int64_t k, int64_t x_row) {
-    if (!is_scheme(scheme) || !is_dtype(dtype) || k % GROUP || (scheme == RTP_CPU_Q4_1) != (zeros != NULL))
+int KERNEL(quantize)(rtp_cpu_device *device, int scheme, int dtype, const rtp_cpu_plain *plain, const void *x,
+                     int64_t n, int64_t k, int64_t x_row) {
+    if (!is_scheme(scheme) || !is_dtype(dtype) || k % rows16_unit(rows16_of(scheme)) ||
+        !is_plain(rows16_of(scheme), plain))
         return RTP_CPU_BAD_ARGUMENT;
-    quantize_job j = {scheme, dtype, payload, scales, zeros, x, k / GROUP, x_row};
+    quantize_job j = {scheme, dtype, *plain, x, k, x_row};
     rtp_pool_run(device->pool, quantize_rows, &j, n, grain_for(4 * k));
     return RTP_CPU_OK;
 }
@@ -92,118 +112,33 @@ int KERNEL(quantize)(rtp_cpu_device *device, int scheme, int dtype, uint8_t *pay
 typedef struct {
     int scheme, dtype;
     void *out;
-    const uint8_t *codes; /* payload, or all of a rows16 weight */
-    const uint16_t *scales, *zeros;
+    rtp_cpu_plain plain;
     const int32_t *ids;
-    int64_t groups, out_row;
-} unpack_job;
+    int64_t k, out_row;
+} dequantize_job;
 
-/* values = scale * (code - offset) + zero, for unsigned codes. */
-static void store_group(const unpack_job *j, int64_t t, int64_t g, const uint8_t *codes, float scale, float zero) {
-    rows16_scheme s = rows16_of(j->scheme);
-    float values[GROUP];
-    for (int i = 0; i < GROUP; i++) {
-        values[i] = scale * (float)(codes[i] - s.offset);
-        if (s.is_asymmetric) values[i] += zero;
-    }
-    store_f32(j->dtype, at_mut(j->out, j->dtype, t * j->out_row + g * GROUP), GROUP, values);
-}
-
-static void unpack_plain(void *argument, int64_t begin, int64_t end, void *scratch) {
-    const unpack_job *j = argument;
-    (void)scratch;
-    for (int64_t t = begin; t < end; t++) {
-        for (int64_t g = 0; g < j->groups; g++) {
-            int64_t place = (j->ids ? j->ids[t] : t) * j->groups + g;
-            const uint8_t *p = j->codes + place * payload_bytes(j->scheme);
-            uint8_t codes[GROUP];
-            for (int i = 0; i < GROUP; i++) {
-                if (j->scheme == RTP_CPU_Q8_0) codes[i] = p[i] ^ 0x80;
-                else codes[i] = i < GROUP / 2 ? p[i] & 15 : p[i - GROUP / 2] >> 4;
-            }
-            store_group(j, t, g, codes, from_f16(j->scales[place]), j->zeros ? from_f16(j->zeros[place]) : 0);
-        }
-    }
-}
-
-static void unpack_rows16(void *argument, int64_t begin, int64_t end, void *scratch) {
-    const unpack_job *j = argument;
+static void dequantize_rows(void *argument, int64_t begin, int64_t end, void *scratch) {
+    const dequantize_job *j = argument;
     rows16_scheme s = rows16_of(j->scheme);
     (void)scratch;
     for (int64_t t = begin; t < end; t++) {
-        int64_t row = j->ids ? j->ids[t] : t, r = row % ROWS;
-        const uint8_t *block = j->codes + row / ROWS * j->groups * s.block_bytes;
-        for (int64_t g = 0; g < j->groups; g++, block += s.block_bytes) {
-            const uint16_t *f16 = (const uint16_t *)block;
-            const uint8_t *p = block + s.codes_at + 4 * r;
-            uint8_t codes[GROUP];
-            for (int i = 0; i < GROUP; i++) {
-                if (s.bits == 8) codes[i] = p[i / 4 * 64 + i % 4];
-                else codes[i] = i < GROUP / 2 ? p[i / 4 * 64 + i % 4] & 15 : p[(i / 4 - 4) * 64 + i % 4] >> 4;
-            }
-            store_group(j, t, g, codes, from_f16(f16[r]), s.is_asymmetric ? from_f16(f16[ROWS + r]) : 0);
+        int64_t groups = j->k / s.group, first = (j->ids ? j->ids[t] : t) * groups;
+        for (int64_t g = 0; g < groups; g++) {
+            float values[GROUP], scale = plain_scale(s, &j->plain, first + g), zero = plain_zero(s, &j->plain, first + g);
+            const uint8_t *codes = j->plain.payload + (first + g) * payload_bytes(s);
+            for (int i = 0; i < s.group; i++) values[i] = scale * (float)plain_code(s, codes, i) + zero;
+            store_f32(j->dtype, at_mut(j->out, j->dtype, t * j->out_row + g * s.group), s.group, values);
         }
     }
 }
 
-static int unpack(rtp_cpu_device *device, rtp_task task, unpack_job *j, int64_t count, int64_t n) {
-    if (!is_scheme(j->scheme) || !is_dtype(j->dtype)) return RTP_CPU_BAD_ARGUMENT;
-    if (!j->ids && count > n) return RTP_CPU_OUT_OF_RANGE;
-    for (int64_t t = 0; j->ids && t < count; t++)
-        if (j->ids[t] < 0 || j->ids[t] >= n) return RTP_CPU_OUT_OF_RANGE;
-    rtp_pool_run(device->pool, task, j, count, grain_for(2 * j->groups * GROUP));
-    return RTP_CPU_OK;
-}
-
-int KERNEL(dequantize)(rtp_cpu_device *device, int scheme, int dtype, void *out, const uint8_t *payload,
-                       const uint16_t *scales, const uint16_t *zeros, const int32_t *ids, int64_t count, int64_t n,
-                       int64_t k, int64_t out_row) {
-    if (k % GROUP || (scheme == RTP_CPU_Q4_1) != (zeros != NULL)) return RTP_CPU_BAD_ARGUMENT;
-    unpack_job j = {scheme, dtype, out, payload, scales, zeros, ids, k / GROUP, out_row};
-    return unpack(device, unpack_plain, &j, count, n);
-}
-
-int KERNEL(rows16_unpack)(rtp_cpu_device *device, int scheme, int dtype, void *out, const uint8_t *w,
-                          const int32_t *ids, int64_t count, int64_t n, int64_t k, int64_t out_row) {
-    if (k % GROUP) return RTP_CPU_BAD_ARGUMENT;
-    unpack_job j = {scheme, dtype, out, w, NULL, NULL, ids, k / GROUP, out_row};
-    return unpack(device, unpack_rows16, &j, count, n);
-}
-
-/* ---- plain to rows16 ---- */
-
-typedef struct {
-    int scheme;
-    uint8_t *out;
-    const uint8_t *payload;
-    const uint16_t *scales, *zeros;
-    int64_t n, groups;
-} pack_job;
-
-static void pack_groups(void *argument, int64_t begin, int64_t end, void *scratch) {
-    const pack_job *j = argument;
-    rows16_scheme s = rows16_of(j->scheme);
-    int64_t bytes = payload_bytes(j->scheme);
-    (void)scratch;
-    for (int64_t u = begin; u < end; u++) { /* one block */
-        uint8_t *block = j->out + u * s.block_bytes;
-        uint16_t *f16 = (uint16_t *)block;
-        memset(block, 0, (size_t)s.block_bytes);
-        for (int64_t r = 0; r < min64(ROWS, j->n - u / j->groups * ROWS); r++) {
-            int64_t place = (u / j->groups * ROWS + r) * j->groups + u % j->groups;
-            const uint8_t *p = j->payload + place * bytes;
-            f16[r] = j->scales[place];
-            if (s.is_asymmetric) f16[ROWS + r] = j->zeros[place];
-            for (int64_t i = 0; i < bytes; i++) /* a byte of plain 4-bit codes has the very nibbles of one here */
-                block[s.codes_at + i / 4 * 64 + 4 * r + i % 4] = s.bits == 8 ? p[i] ^ 0x80 : p[i];
-        }
-    }
-}
-
-int KERNEL(rows16_pack)(rtp_cpu_device *device, int scheme, uint8_t *out, const uint8_t *payload,
-                        const uint16_t *scales, const uint16_t *zeros, int64_t n, int64_t k) {
-    if (!is_scheme(scheme) || k % GROUP || (scheme == RTP_CPU_Q4_1) != (zeros != NULL)) return RTP_CPU_BAD_ARGUMENT;
-    pack_job j = {scheme, out, payload, scales, zeros, n, k / GROUP};
-    rtp_pool_run(device->pool, pack_groups, &j, div_up(n, ROWS) * j.groups, grain_for(ROWS * GROUP));
+int KERNEL(dequantize)(rtp_cpu_device *device, int scheme, int dtype, void *out, const rtp_cpu_plain *plain,
+                       const int32_t *ids, int64_t count, int64_t n, int64_t k, int64_t out_row) {
+    if (!is_scheme(scheme) || !is_dtype(dtype) || k % rows16_unit(rows16_of(scheme)) ||
+        !is_plain(rows16_of(scheme), plain))
+        return RTP_CPU_BAD_ARGUMENT;
+    if (!rows_are_valid(ids, count, n)) return RTP_CPU_OUT_OF_RANGE;
+    dequantize_job j = {scheme, dtype, out, *plain, ids, k, out_row};
+    rtp_pool_run(device->pool, dequantize_rows, &j, count, grain_for(2 * k));
     return RTP_CPU_OK;
 }

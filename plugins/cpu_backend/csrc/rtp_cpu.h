@@ -28,7 +28,16 @@ enum rtp_cpu_activation_kind {
     RTP_CPU_SILU = 4,
     RTP_CPU_TANH = 5,
 };
-enum rtp_cpu_scheme { RTP_CPU_Q4_0 = 0, RTP_CPU_Q4_1 = 1, RTP_CPU_Q8_0 = 2 };
+enum rtp_cpu_scheme {
+    RTP_CPU_Q4_0 = 0,
+    RTP_CPU_Q4_1 = 1,
+    RTP_CPU_Q8_0 = 2,
+    RTP_CPU_Q5_0 = 3,
+    RTP_CPU_Q5_1 = 4,
+    RTP_CPU_Q4_K = 5,
+    RTP_CPU_Q5_K = 6,
+    RTP_CPU_Q6_K = 7,
+};
 
 /* ---- device: one instruction set and one thread pool ---- */
 
@@ -137,17 +146,26 @@ int rtp_cpu_gemm(rtp_cpu_device *device, int dtype, void *out, const void *a, in
                  int bias_dtype, const void *bias, int trans_b, int64_t m, int64_t n, int64_t k, int64_t out_row,
                  int64_t a_row, int64_t b_row, int64_t batch, const int64_t *offsets);
 
-/* ---- quantized weights: groups of 32 along K; see quantize.c for the layouts ---- */
+/* ---- quantized weights: groups of 32 along K, of 16 in Q6_K; K in whole super-groups of 256 in the K schemes ---- */
 
-/* Bytes of a weight [n, k] in layout rows16. */
+/* A plain weight [n, k]: codes by group (4 bits: byte i holds code i low and code 16 + i high; more bits: a byte each,
+   signed where there are 8), and a scale by group, f16 or a byte to be multiplied with its super-group's f16 factor;
+   zeros and their factors alike. What a scheme does not have is NULL. Not a part of any call that is recorded. */
+typedef struct rtp_cpu_plain {
+    uint8_t *payload;
+    void *scales, *zeros;
+    uint16_t *scale_factors, *zero_factors;
+} rtp_cpu_plain;
+
+/* Bytes of a weight [n, k] in layout rows16, see rows16.h; 0 where there is none such. */
 int64_t rtp_cpu_rows16_bytes(int scheme, int64_t n, int64_t k);
 
-/* Plain parts to rows16. payload: [n, k/32, 16 or 32] bytes; scales, zeros: [n, k/32] f16, zeros NULL if symmetric. */
-int rtp_cpu_rows16_pack(rtp_cpu_device *device, int scheme, uint8_t *out, const uint8_t *payload,
-                        const uint16_t *scales, const uint16_t *zeros, int64_t n, int64_t k);
+/* Plain parts to rows16. */
+int rtp_cpu_rows16_pack(rtp_cpu_device *device, int scheme, uint8_t *out, const rtp_cpu_plain *plain, int64_t n,
+                        int64_t k);
 
 /* out[m, n] = a . w[n] + bias[n], with a quantized to int8 in groups of 32. a: [m, k]; w: rows16 of [n, k].
-   levels: 1, or 2 to quantize what the first level leaves once more, which costs twice the products.
+   levels: 1, or 2 to quantize what the first level leaves once more, which makes 16 bits and costs more.
    The dot products of a group are exact integers; a group of a with inf or NaN makes its row of out NaN. */
 int rtp_cpu_gemm_rows16(rtp_cpu_device *device, int scheme, int levels, int dtype, void *out, const void *a,
                         const uint8_t *w, int bias_dtype, const void *bias, int64_t m, int64_t n, int64_t k,
@@ -158,11 +176,10 @@ int rtp_cpu_rows16_unpack(rtp_cpu_device *device, int scheme, int dtype, void *o
                           const int32_t *ids, int64_t count, int64_t n, int64_t k, int64_t out_row);
 
 /* x: [n, k] to plain parts, and rows of plain parts to numbers (ids as above). */
-int rtp_cpu_quantize(rtp_cpu_device *device, int scheme, int dtype, uint8_t *payload, uint16_t *scales, uint16_t *zeros,
-                     const void *x, int64_t n, int64_t k, int64_t x_row);
-int rtp_cpu_dequantize(rtp_cpu_device *device, int scheme, int dtype, void *out, const uint8_t *payload,
-                       const uint16_t *scales, const uint16_t *zeros, const int32_t *ids, int64_t count, int64_t n,
-                       int64_t k, int64_t out_row);
+int rtp_cpu_quantize(rtp_cpu_device *device, int scheme, int dtype, const rtp_cpu_plain *plain, const void *x,
+                     int64_t n, int64_t k, int64_t x_row);
+int rtp_cpu_dequantize(rtp_cpu_device *device, int scheme, int dtype, void *out, const rtp_cpu_plain *plain,
+                       const int32_t *ids, int64_t count, int64_t n, int64_t k, int64_t out_row);
 
 /* ---- blocked KV: [N, 2, K, B, D], strides of N, 2, K and B given, D contiguous ---- */
 

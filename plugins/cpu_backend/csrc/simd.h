@@ -218,6 +218,12 @@ INLINE v16 v16_set1(float x) {
         y.v[i_] = vf_set1(x);
     return y;
 }
+INLINE v16 v16_load(const float *p) {
+    v16 y;
+    V16_EACH
+        y.v[i_] = vf_load(p + i_ * VF);
+    return y;
+}
 INLINE v16 v16_load_f16(const uint16_t *p) {
     v16 y;
     V16_EACH

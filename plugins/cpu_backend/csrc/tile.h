@@ -14,6 +14,14 @@ INLINE int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 INLINE int is_dtype(int dtype) { return dtype >= RTP_CPU_F32 && dtype <= RTP_CPU_BF16; }
 INLINE int64_t dtype_bytes(int dtype) { return dtype == RTP_CPU_F32 ? 4 : 2; }
 
+/* Whether `ids` [count], or 0..count-1 where it is NULL, are rows of a table of n. */
+INLINE int rows_are_valid(const int32_t *ids, int64_t count, int64_t n) {
+    if (!ids) return count <= n;
+    for (int64_t t = 0; t < count; t++)
+        if (ids[t] < 0 || ids[t] >= n) return 0;
+    return 1;
+}
+
 /* The address of element i. */
 INLINE const void *at(const void *p, int dtype, int64_t i) { return (const char *)p + i * dtype_bytes(dtype); }
 INLINE void *at_mut(void *p, int dtype, int64_t i) { return (char *)p + i * dtype_bytes(dtype); }
@@ -27,7 +35,7 @@ INLINE void load_f32(int dtype, const void *src, int64_t n, float *dst) {
         for (; i + VF <= n; i += VF) vf_store(dst + i, dtype == RTP_CPU_F16 ? vf_load_f16(s + i) : vf_load_bf16(s + i));
         if (i < n) {
             uint16_t rest[VF] = {0};
-            memcpy(rest, s + i, (size_t)(n - i) * 2);
+            memcpy(rest, s + i, (size_t)min64(VF, n - i) * 2);
             vf_storen(dst + i, dtype == RTP_CPU_F16 ? vf_load_f16(rest) : vf_load_bf16(rest), n - i);
         }
     }

@@ -16,7 +16,7 @@ MANIFEST = Manifest(
         DeclaredOverride("lm_head", "cpu.lm_head", handles=frozenset({"bias"}), is_conditional=True),
         DeclaredOverride("sample", "cpu.sample"),
     ),
-    schemes=("q4_0", "q4_1", "q8_0"),
+    schemes=("q4_0", "q4_1", "q4_k", "q5_0", "q5_1", "q5_k", "q6_k", "q8_0"),
     features=("bias", "layer_norm", "moe", "qk_norm"),
     kv_layouts=("KBD", "BKD"),
 )

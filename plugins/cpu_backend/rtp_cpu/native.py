@@ -17,6 +17,7 @@ from rtp_core.plugin import (
 )
 from rtp_cpu._native import ffi, lib
 from rtp_cpu.isa import ISAS
+from rtp_cpu.manifest import MANIFEST
 from rtp_cpu.scratch import Scratch
 
 DTYPES: dict[DType, int] = {
@@ -24,7 +25,7 @@ DTYPES: dict[DType, int] = {
     dtypes.float16: lib.RTP_CPU_F16,
     dtypes.bfloat16: lib.RTP_CPU_BF16,
 }
-SCHEMES: dict[str, int] = {"q4_0": lib.RTP_CPU_Q4_0, "q4_1": lib.RTP_CPU_Q4_1, "q8_0": lib.RTP_CPU_Q8_0}
+SCHEMES: dict[str, int] = {name: getattr(lib, f"RTP_CPU_{name.upper()}") for name in MANIFEST.schemes}
 KINDS: dict[str, int] = {kind: getattr(lib, f"RTP_CPU_{kind.upper()}") for kind in ACTIVATIONS}
 
 NULL = ffi.NULL

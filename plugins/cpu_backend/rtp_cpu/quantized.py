@@ -5,16 +5,23 @@ rows16 is one run of bytes: 16 rows interleaved, scales and zeros beside their c
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from rtp_core.plugin import Buffer, ContractError, Device, DeviceError, QBuffer, QuantScheme, dtypes
-from rtp_cpu._native import lib
+from rtp_cpu._native import ffi, lib
 from rtp_cpu.native import DTYPES, NULL, SCHEMES, Native, mismatch, pointer
 from rtp_cpu.views import rows_of
 
 ROWS16 = "rows16"
+
+_cast = ffi.cast
+_TYPES = {
+    "payload": "uint8_t *", "scales": "void *", "zeros": "void *",
+    "scale_factors": "uint16_t *", "zero_factors": "uint16_t *",
+}  # fmt: skip
 
 
 def _code(scheme: QuantScheme) -> int:
@@ -24,12 +31,10 @@ def _code(scheme: QuantScheme) -> int:
         raise DeviceError(f"no kernels for scheme {scheme.name}", why=f"there are {', '.join(SCHEMES)}") from None
 
 
-def _plain_parts(device: Device, x: QBuffer) -> tuple[Any, Any, Any, tuple[Buffer, ...]]:
-    """Payload, scales and zeros as pointers to rows without gaps, and the buffers that keep them alive."""
-    if x.layout != "plain" or x.scales.dtype is not dtypes.float16:
-        raise ContractError(
-            f"cannot read layout {x.layout!r} with {x.scales.dtype} scales", why="expected plain, float16"
-        )
+def _plain(device: Device, x: QBuffer) -> tuple[Any, tuple[Buffer, ...]]:
+    """The parts as the kernels see them, rows without gaps, and the buffers that keep them alive."""
+    if x.layout != "plain":
+        raise ContractError(f"cannot read layout {x.layout!r}", why="expected plain")
     parts = []
     for part in x.parts:
         if not part.is_contiguous and part.storage.is_borrowed:  # of a file: what it takes to load is not the device's
@@ -39,16 +44,20 @@ def _plain_parts(device: Device, x: QBuffer) -> tuple[Any, Any, Any, tuple[Buffe
             device.copy(whole, part)
             part = whole
         parts.append(part)
-    pointers = [pointer(part) for part in parts]
-    return pointers[0], pointers[1], pointers[2] if len(parts) > 2 else NULL, tuple(parts)
+    return _view(dict(zip(x.scheme.part_names, parts, strict=True))), tuple(parts)
+
+
+def _view(parts: Mapping[str, Buffer]) -> Any:
+    fields = {name: _cast(_TYPES[name], pointer(part)) for name, part in parts.items()}
+    return ffi.new("rtp_cpu_plain *", fields)
 
 
 def prepare(device: Device, native: Native, weight: QBuffer, tag: str) -> QBuffer:
     """A plain weight in layout rows16, under `tag`."""
     code, (n, k) = _code(weight.scheme), weight.shape
     packed = device.alloc((lib.rtp_cpu_rows16_bytes(code, n, k),), dtypes.uint8, tag)
-    payload, scales, zeros, _alive = _plain_parts(device, weight)
-    if status := lib.rtp_cpu_rows16_pack(native.handle, code, pointer(packed), payload, scales, zeros, n, k):
+    plain, _alive = _plain(device, weight)
+    if status := lib.rtp_cpu_rows16_pack(native.handle, code, pointer(packed), plain, n, k):
         native.fail(status, "prepare_weight", weight)
     none = Buffer(packed.storage, dtypes.float16, (0,))  # scales and zeros live among the codes
     return QBuffer(weight.scheme, (n, k), packed, none, layout=ROWS16)
@@ -89,8 +98,8 @@ def unpack(device: Device, native: Native, x: QBuffer, ids: Buffer | None, out: 
     if x.layout == ROWS16:
         status = lib.rtp_cpu_rows16_unpack(native.handle, code, dtype, target, pointer(x), *sizes)
     else:
-        payload, scales, zeros, _alive = _plain_parts(device, x)
-        status = lib.rtp_cpu_dequantize(native.handle, code, dtype, target, payload, scales, zeros, *sizes)
+        plain, _alive = _plain(device, x)
+        status = lib.rtp_cpu_dequantize(native.handle, code, dtype, target, plain, *sizes)
     if status:
         native.fail(status, "dequantize", x, ids, out)
     return out
@@ -99,13 +108,9 @@ def unpack(device: Device, native: Native, x: QBuffer, ids: Buffer | None, out: 
 def quantize(device: Device, native: Native, x: Buffer, scheme: QuantScheme) -> QBuffer:
     """x [N, K] without gaps as a plain QBuffer."""
     code, (n, k) = _code(scheme), x.shape
-    if k % scheme.group:
+    if k % scheme.unit:
         raise mismatch(f"quantize to {scheme.name}", x)
-    groups = k // scheme.group
-    payload = device.alloc((n, groups, scheme.payload_bytes), dtypes.uint8, "quantize")
-    scales = device.alloc((n, groups), dtypes.float16, "quantize")
-    zeros = None if scheme.symmetric else device.alloc((n, groups), dtypes.float16, "quantize")
-    parts = pointer(payload), pointer(scales), NULL if zeros is None else pointer(zeros)
-    if status := lib.rtp_cpu_quantize(native.handle, code, DTYPES[x.dtype], *parts, pointer(x), n, k, k):
+    parts = {name: device.alloc(shape, dtype, "quantize") for name, (shape, dtype) in scheme.parts(n, k).items()}
+    if status := lib.rtp_cpu_quantize(native.handle, code, DTYPES[x.dtype], _view(parts), pointer(x), n, k, k):
         native.fail(status, "quantize", x)
-    return QBuffer(scheme, (n, k), payload, scales, zeros)
+    return QBuffer.of_parts(scheme, (n, k), parts.values())

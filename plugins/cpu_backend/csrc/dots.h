@@ -1,0 +1,288 @@
+/* Integer dot products of 16 weight rows with one row of activations, exact, in the ISA's own way.
+
+   A line holds 4 neighbours along K of each row: byte 4r + i is the code of row r at k + i. Three kinds of operands:
+     NIBBLES  codes of 0 to 15, int8 activations
+     BYTES    codes of -128 to 127 stored as unsigned with 128 added, int8 activations
+     WIDE     codes as in BYTES (nibbles come here through `line_biased`), int16 activations
+   `dots_add` adds a line's products with 4 activations; `dots_done` gives the sums with `start` added, as floats. Where an
+   ISA multiplies unsigned codes, `dots_bias` tells what each is too large by: start makes up for it. */
+
+#ifndef RTP_CPU_DOTS_H
+#define RTP_CPU_DOTS_H
+
+#include "tile.h"
+
+enum { NIBBLES, BYTES, WIDE };
+
+enum { GROUP = 32, ROWS = 16, LINE = 64, LINES = 8 }; /* a group of K; rows side by side; bytes; lines of a group */
+
+/* Nothing overflows: NIBBLES in int16 sum 16 products of at most 15 * 127, BYTES two of at most 128 * 127;
+   WIDE in int32 sum 32 of at most 128 * 32385. */
+
+#if defined(RTP_ISA_AVX512)
+
+enum { TILE_ROWS = 12 }; /* rows of activations in one register tile */
+typedef struct {
+    __m512i codes;
+} line16;
+typedef struct {
+    __m512i sum[2];
+} dots16;
+
+INLINE int32_t dots_bias(const int kind) { return kind == NIBBLES ? 0 : kind == BYTES ? 128 : 0; }
+
+INLINE line16 line_load(const uint8_t *p) { return (line16){_mm512_loadu_si512(p)}; }
+INLINE line16 line_low(const uint8_t *p) {
+    return (line16){_mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi8(15))};
+}
+INLINE line16 line_high(const uint8_t *p) {
+    return (line16){_mm512_and_si512(_mm512_srli_epi16(_mm512_loadu_si512(p), 4), _mm512_set1_epi8(15))};
+}
+INLINE line16 line_biased(line16 w) { return (line16){_mm512_or_si512(w.codes, _mm512_set1_epi8((char)-128))}; }
+INLINE void line_store(uint8_t *p, line16 w) { _mm512_storeu_si512(p, w.codes); }
+
+INLINE dots16 dots_zero(void) { return (dots16){{_mm512_setzero_si512(), _mm512_setzero_si512()}}; }
+
+INLINE void dots_add(const int kind, dots16 *d, line16 w, const void *a) {
+    if (kind == WIDE) { /* rows 0 to 7 and 8 to 15, two sums of two products each a row */
+        int64_t four;
+        memcpy(&four, a, 8);
+        __m512i x = _mm512_set1_epi64(four), codes = _mm512_xor_si512(w.codes, _mm512_set1_epi8((char)-128));
+        __m512i low = _mm512_cvtepi8_epi16(_mm512_castsi512_si256(codes));
+        __m512i high = _mm512_cvtepi8_epi16(_mm512_extracti64x4_epi64(codes, 1));
+        d->sum[0] = _mm512_dpwssd_epi32(d->sum[0], low, x);
+        d->sum[1] = _mm512_dpwssd_epi32(d->sum[1], high, x);
+    } else {
+        int32_t four;
+        memcpy(&four, a, 4);
+        d->sum[0] = _mm512_dpbusd_epi32(d->sum[0], w.codes, _mm512_set1_epi32(four));
+    }
+}
+
+INLINE v16 dots_done(const int kind, dots16 d, int32_t start) {
+    __m512i sum = d.sum[0];
+    if (kind == WIDE) {
+        const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+        const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+        sum = _mm512_add_epi32(_mm512_permutex2var_epi32(d.sum[0], even, d.sum[1]),
+                               _mm512_permutex2var_epi32(d.sum[0], odd, d.sum[1]));
+    }
+    return (v16){{_mm512_cvtepi32_ps(_mm512_add_epi32(sum, _mm512_set1_epi32(start)))}};
+}
+
+#elif defined(RTP_ISA_AVX2) || defined(RTP_ISA_AVXVNNI)
+
+enum { TILE_ROWS = 6 };
+typedef struct {
+    __m256i codes[2]; /* rows 0 to 7, 8 to 15 */
+} line16;
+typedef struct {
+    __m256i sum[4];
+} dots16;
+
+#if defined(RTP_ISA_AVXVNNI)
+#define DOT_BYTES(sum, u, s) _mm256_dpbusd_avx_epi32(sum, u, s)
+#define DOT_WORDS(sum, a, b) _mm256_dpwssd_avx_epi32(sum, a, b)
+INLINE int32_t dots_bias(const int kind) { return kind == BYTES ? 128 : 0; }
+#else
+#define DOT_WORDS(sum, a, b) _mm256_add_epi32(sum, _mm256_madd_epi16(a, b))
+INLINE int32_t dots_bias(const int kind) { return (void)kind, 0; }
+#endif
+
+INLINE line16 line_load(const uint8_t *p) {
+    return (line16){{_mm256_loadu_si256((const __m256i *)p), _mm256_loadu_si256((const __m256i *)(p + 32))}};
+}
+INLINE line16 line_low(const uint8_t *p) {
+    line16 w = line_load(p);
+    for (int h = 0; h < 2; h++) w.codes[h] = _mm256_and_si256(w.codes[h], _mm256_set1_epi8(15));
+    return w;
+}
+INLINE line16 line_high(const uint8_t *p) {
+    line16 w = line_load(p);
+    for (int h = 0; h < 2; h++)
+        w.codes[h] = _mm256_and_si256(_mm256_srli_epi16(w.codes[h], 4), _mm256_set1_epi8(15));
+    return w;
+}
+INLINE line16 line_biased(line16 w) {
+    for (int h = 0; h < 2; h++) w.codes[h] = _mm256_or_si256(w.codes[h], _mm256_set1_epi8((char)-128));
+    return w;
+}
+INLINE void line_store(uint8_t *p, line16 w) {
+    for (int h = 0; h < 2; h++) _mm256_storeu_si256((__m256i *)(p + 32 * h), w.codes[h]);
+}
+
+INLINE dots16 dots_zero(void) {
+    __m256i zero = _mm256_setzero_si256();
+    return (dots16){{zero, zero, zero, zero}};
+}
+
+INLINE void dots_add(const int kind, dots16 *d, line16 w, const void *a) {
+    if (kind == WIDE) { /* four rows a register, two sums of two products each a row */
+        int64_t four;
+        memcpy(&four, a, 8);
+        __m256i x = _mm256_set1_epi64x(four), flip = _mm256_set1_epi8((char)-128);
+        for (int h = 0; h < 2; h++) {
+            __m256i codes = _mm256_xor_si256(w.codes[h], flip);
+            __m256i low = _mm256_cvtepi8_epi16(_mm256_castsi256_si128(codes));
+            __m256i high = _mm256_cvtepi8_epi16(_mm256_extracti128_si256(codes, 1));
+            d->sum[2 * h] = DOT_WORDS(d->sum[2 * h], low, x);
+            d->sum[2 * h + 1] = DOT_WORDS(d->sum[2 * h + 1], high, x);
+        }
+        return;
+    }
+    int32_t four;
+    memcpy(&four, a, 4);
+    __m256i x = _mm256_set1_epi32(four);
+    for (int h = 0; h < 2; h++) {
+#if defined(RTP_ISA_AVXVNNI)
+        d->sum[h] = DOT_BYTES(d->sum[h], w.codes[h], x);
+#else
+        if (kind == NIBBLES) {
+            d->sum[h] = _mm256_add_epi16(d->sum[h], _mm256_maddubs_epi16(w.codes[h], x));
+        } else { /* |code| times the activation with the code's sign */
+            __m256i codes = _mm256_xor_si256(w.codes[h], _mm256_set1_epi8((char)-128));
+            __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(codes), _mm256_sign_epi8(x, codes));
+            d->sum[h] = DOT_WORDS(d->sum[h], pairs, _mm256_set1_epi16(1));
+        }
+#endif
+    }
+}
+
+INLINE v16 dots_done(const int kind, dots16 d, int32_t start) {
+    v16 y;
+    for (int h = 0; h < 2; h++) {
+        __m256i sum = d.sum[h];
+#if !defined(RTP_ISA_AVXVNNI)
+        if (kind == NIBBLES) sum = _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
+#endif
+        if (kind == WIDE) /* hadd works in halves: rows 0 1 4 5 2 3 6 7 */
+            sum = _mm256_permute4x64_epi64(_mm256_hadd_epi32(d.sum[2 * h], d.sum[2 * h + 1]), 0xd8);
+        y.v[h] = _mm256_cvtepi32_ps(_mm256_add_epi32(sum, _mm256_set1_epi32(start)));
+    }
+    return y;
+}
+
+#elif defined(RTP_ISA_DOTPROD)
+
+enum { TILE_ROWS = 4 };
+typedef struct {
+    uint8x16_t codes[4]; /* four rows each */
+} line16;
+typedef struct {
+    int32x4_t sum[4];
+} dots16;
+
+INLINE int32_t dots_bias(const int kind) { return (void)kind, 0; }
+
+INLINE line16 line_load(const uint8_t *p) {
+    return (line16){{vld1q_u8(p), vld1q_u8(p + 16), vld1q_u8(p + 32), vld1q_u8(p + 48)}};
+}
+INLINE line16 line_low(const uint8_t *p) {
+    line16 w = line_load(p);
+    for (int i = 0; i < 4; i++) w.codes[i] = vandq_u8(w.codes[i], vdupq_n_u8(15));
+    return w;
+}
+INLINE line16 line_high(const uint8_t *p) {
+    line16 w = line_load(p);
+    for (int i = 0; i < 4; i++) w.codes[i] = vshrq_n_u8(w.codes[i], 4);
+    return w;
+}
+INLINE line16 line_biased(line16 w) {
+    for (int i = 0; i < 4; i++) w.codes[i] = vorrq_u8(w.codes[i], vdupq_n_u8(128));
+    return w;
+}
+INLINE void line_store(uint8_t *p, line16 w) {
+    for (int i = 0; i < 4; i++) vst1q_u8(p + 16 * i, w.codes[i]);
+}
+
+INLINE dots16 dots_zero(void) {
+    int32x4_t zero = vdupq_n_s32(0);
+    return (dots16){{zero, zero, zero, zero}};
+}
+
+INLINE void dots_add(const int kind, dots16 *d, line16 w, const void *a) {
+    for (int i = 0; i < 4; i++) {
+        uint8x16_t codes = kind == NIBBLES ? w.codes[i] : veorq_u8(w.codes[i], vdupq_n_u8(128));
+        int8x16_t s = vreinterpretq_s8_u8(codes);
+        if (kind == WIDE) {
+            int16x4_t x = vld1_s16(a);
+            int16x8_t low = vmovl_s8(vget_low_s8(s)), high = vmovl_s8(vget_high_s8(s));
+            int32x4_t r0 = vmull_s16(vget_low_s16(low), x), r1 = vmull_s16(vget_high_s16(low), x);
+            int32x4_t r2 = vmull_s16(vget_low_s16(high), x), r3 = vmull_s16(vget_high_s16(high), x);
+            d->sum[i] = vaddq_s32(d->sum[i], vpaddq_s32(vpaddq_s32(r0, r1), vpaddq_s32(r2, r3)));
+        } else {
+            int32_t four;
+            memcpy(&four, a, 4);
+            d->sum[i] = vdotq_s32(d->sum[i], s, vreinterpretq_s8_s32(vdupq_n_s32(four)));
+        }
+    }
+}
+
+INLINE v16 dots_done(const int kind, dots16 d, int32_t start) {
+    (void)kind;
+    v16 y;
+    for (int i = 0; i < 4; i++) y.v[i] = (vf)vcvtq_f32_s32(vaddq_s32(d.sum[i], vdupq_n_s32(start)));
+    return y;
+}
+
+#else
+
+enum { TILE_ROWS = 4 };
+typedef struct {
+    uint8_t codes[LINE];
+} line16;
+typedef struct {
+    int32_t sum[ROWS];
+} dots16;
+
+INLINE int32_t dots_bias(const int kind) { return kind == NIBBLES ? 0 : 128; }
+
+INLINE line16 line_load(const uint8_t *p) {
+    line16 w;
+    memcpy(w.codes, p, LINE);
+    return w;
+}
+INLINE line16 line_low(const uint8_t *p) {
+    line16 w;
+    for (int i = 0; i < LINE; i++) w.codes[i] = p[i] & 15;
+    return w;
+}
+INLINE line16 line_high(const uint8_t *p) {
+    line16 w;
+    for (int i = 0; i < LINE; i++) w.codes[i] = p[i] >> 4;
+    return w;
+}
+INLINE line16 line_biased(line16 w) {
+    for (int i = 0; i < LINE; i++) w.codes[i] |= 128;
+    return w;
+}
+INLINE void line_store(uint8_t *p, line16 w) { memcpy(p, w.codes, LINE); }
+
+INLINE dots16 dots_zero(void) { return (dots16){{0}}; }
+
+static __attribute__((noinline, unused)) void add_line(dots16 *d, const line16 *w, const int16_t *x) {
+    for (int r = 0; r < ROWS; r++) {
+        int32_t sum = 0;
+        for (int i = 0; i < 4; i++) sum += (int32_t)w->codes[4 * r + i] * x[i];
+        d->sum[r] += sum;
+    }
+}
+
+INLINE void dots_add(const int kind, dots16 *d, line16 w, const void *a) {
+    int16_t x[4];
+    if (kind == WIDE) memcpy(x, a, 8);
+    else
+        for (int i = 0; i < 4; i++) x[i] = ((const int8_t *)a)[i];
+    add_line(d, &w, x);
+}
+
+INLINE v16 dots_done(const int kind, dots16 d, int32_t start) {
+    v16 y;
+    (void)kind;
+    for (int r = 0; r < ROWS; r++) y.v[r / VF][r % VF] = (float)(d.sum[r] + start);
+    return y;
+}
+
+#endif
+
+#endif
