@@ -15,7 +15,7 @@ from rtp_core.device.manifest import DeviceConfig, DeviceInfo
 from rtp_core.device.opening import create, find
 from rtp_core.device.plan import Plan
 from rtp_core.device.plan_lock import SavedPlan, check_lock, check_required, read_plan
-from rtp_core.device.weights import EncoderWeights
+from rtp_core.device.weights import EncoderWeights, ModelWeights
 from rtp_core.engine.embedder import Embedder
 from rtp_core.engine.engine import Engine
 from rtp_core.engine.engine_config import EngineConfig
