@@ -3,8 +3,8 @@
     python benchmarks/framework_cost.py [--batch 1 --batch 64]
 
 The device is the recorder of the tests, which computes nothing; decode steps are replayed, and tokens chosen, by calls
-that do nothing. Everything else is as in any run of the default model, with a stop string. Limits: 60 us a step at batch
-1, 400 us at batch 64.
+that do nothing. Everything else is as in any run of the default model, with a stop string. Limits: 60 us a step at
+batch 1, 400 us at batch 64.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
-from rtp_test_devices.recorder import RecorderDevice
 
 from rtp_core.checkpoint import hub
 from rtp_core.checkpoint.opening import open_checkpoint
@@ -28,6 +27,7 @@ from rtp_core.engine.engine_config import EngineConfig
 from rtp_core.plugin import AttentionBatch, Buffer, DeclaredOverride, DeviceConfig, DeviceInfo, overrides
 from rtp_core.request import Request, SamplingParams
 from rtp_core.text.tokenizer import Tokenizer
+from rtp_test_devices.recorder import RecorderDevice
 
 BUDGET = 1 << 38  # bytes, imaginary
 OUTPUT_TOKENS = 256

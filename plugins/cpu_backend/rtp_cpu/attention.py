@@ -9,7 +9,6 @@ from rtp_cpu._native import lib
 from rtp_cpu.native import DTYPES, Native, mismatch, pointer
 from rtp_cpu.views import has_contiguous_rows
 
-
 Lengths = tuple[int, ...]
 
 
