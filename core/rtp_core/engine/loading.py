@@ -191,7 +191,7 @@ def _kv_cache(device: Device, setting: Setting, need: MemoryNeed) -> KVCache:
     """As many blocks as there is room for beside weights and work space."""
     num_blocks = kv_blocks(setting, need, device.arena.stats().last_hole_bytes)
     with device.arena.lifetime("persistent"):
-        cache = KVCache(device, setting.checkpoint.config, setting.precision.dtype, num_blocks)
+        cache = KVCache(device, setting.checkpoint.config, setting.kv_dtype(device), num_blocks)
     device.arena.tracer.kv = cache.grid
     return cache
 
