@@ -15,7 +15,7 @@ from rtp_core.device.manifest import DeviceConfig, DeviceInfo
 from rtp_core.device.opening import create, find
 from rtp_core.device.plan import Plan
 from rtp_core.device.plan_lock import SavedPlan, check_lock, check_required, read_plan
-from rtp_core.device.weights import EncoderWeights
+from rtp_core.device.weights import EncoderWeights, ModelWeights
 from rtp_core.engine.embedder import Embedder
 from rtp_core.engine.engine import Engine
 from rtp_core.engine.engine_config import EngineConfig
@@ -130,7 +130,8 @@ def _load(
         scheduler = Scheduler(setting.limits, BlockManager(cache.num_blocks, cache.block_size))
         why_eager = setting.why_eager(device)
         replay = None if why_eager else _decode_replay(setting, plan, weights, cache, need)
-        why_eager = why_eager if replay is None else replay.problem
+        if replay is not None and replay.problem:
+            why_eager, replay = replay.problem, None  # its memory goes back
         engine = Engine(scheduler, ModelRunner(plan, weights, cache, replay), tokenizer)
     eos = frozenset(
         (

@@ -27,9 +27,7 @@ PROMPT_ROWS = 64  # prompt positions whose logits are held at once: each takes v
 class ModelRunner:
     """Holds references only: the plan's tables, the weights, and the cache that they run with."""
 
-    def __init__(
-        self, plan: Plan, weights: ModelWeights, cache: KVCache, replay: DecodeReplay | None = None
-    ) -> None:
+    def __init__(self, plan: Plan, weights: ModelWeights, cache: KVCache, replay: DecodeReplay | None = None) -> None:
         self._plan, self._weights, self._cache = plan, weights, cache
         self._replay = replay
         self._sampling: tuple[list[Request], SamplingBatch] = [], SamplingBatch.of(())
