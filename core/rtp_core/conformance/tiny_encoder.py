@@ -69,7 +69,9 @@ def encode(
 ) -> NDArray[np.float32]:
     """Hidden states [T, E] of all prompts of all steps, one after the other."""
     config, precision = tiny_encoder_config(), Precision.of(device, dtype, quantization)
-    weights = load_model(config, WeightLoader(device, tiny_encoder_tensors(), precision, WHERE), MAX_MODEL_LEN, WHERE)
+    tensors = tiny_encoder_tensors()
+    loader = WeightLoader(device, tensors, tensors, precision, WHERE)
+    weights = load_model(config, loader, MAX_MODEL_LEN, WHERE)
     assert isinstance(weights, EncoderWeights)
     runner = EncoderRunner(resolve(device, demand(config, weights)), weights)
     return np.concatenate([runner.execute(prompts) for prompts in steps])

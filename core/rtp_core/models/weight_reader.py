@@ -147,7 +147,7 @@ class WeightReader(ABC):
 
     def ignore_below(self, prefix: str) -> None:
         """Tensors whose names begin so."""
-        self._taken.update(name for name in self._tensors if name.startswith(prefix))
+        self._taken.update(name for name in self._header if name.startswith(prefix))
 
     def finish(self) -> None:
         """Raises CheckpointError where the checkpoint has tensors that nobody took: the model would not be this one."""

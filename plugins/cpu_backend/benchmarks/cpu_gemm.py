@@ -41,8 +41,8 @@ def packed_weight(
     scales = np.full((n, k // 32), 0.01, np.float16)
     size = lib.rtp_cpu_rows16_bytes(scheme, n, k)
     out, arena[0] = arena[0][:size], arena[0][-(-size // 64) * 64 :]
-    zeros = pointer(scales) if has_zeros else ffi.NULL
-    assert lib.rtp_cpu_rows16_pack(device, scheme, pointer(out), pointer(payload), pointer(scales), zeros, n, k) == 0
+    parts = {"payload": pointer(payload), "scales": pointer(scales)} | ({"zeros": pointer(scales)} if has_zeros else {})
+    assert lib.rtp_cpu_rows16_pack(device, scheme, pointer(out), ffi.new("rtp_cpu_plain *", parts), n, k) == 0
     return out
 
 

@@ -72,6 +72,12 @@
     A(int64_t, table_row) A(const int32_t *, context_lens) A(const int32_t *, query_starts) A(int64_t, requests) \
     A(int64_t, heads) A(int64_t, out_token) A(int64_t, out_head) A(int64_t, q_token) A(int64_t, q_head) \
     A(float, scale)
+#define ARGUMENTS_encoder_attention(A) \
+    A(int, dtype) A(void *, out) A(const void *, q) A(const void *, k) A(const void *, v) \
+    A(const int32_t *, lengths) A(const int32_t *, starts) A(int64_t, requests) A(int64_t, heads) \
+    A(int64_t, kv_heads) A(int64_t, head_dim) A(int64_t, out_token) A(int64_t, q_token) A(int64_t, k_token) \
+    A(int64_t, v_token) A(float, scale)
+
 /* clang-format on */
 
 #endif

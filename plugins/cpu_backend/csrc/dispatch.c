@@ -127,3 +127,4 @@ ENTRY(kv_write, 1)
 ENTRY(kv_gather, 1)
 ENTRY(decode_attention, 1)
 ENTRY(context_attention, 1)
+ENTRY(encoder_attention, 0) /* lengths and starts are the caller's */

@@ -72,7 +72,7 @@ INLINE v16 dots_done(const int kind, dots16 d, int32_t start) {
 
 #elif defined(RTP_ISA_AVX2) || defined(RTP_ISA_AVXVNNI)
 
-enum { TILE_ROWS = 6 };
+enum { TILE_ROWS = 4 };
 typedef struct {
     __m256i codes[2]; /* rows 0 to 7, 8 to 15 */
 } line16;

@@ -96,7 +96,7 @@ static void tile_panels(void *argument, int64_t begin, int64_t end, void *scratc
         for (int64_t m = first; m < last; m += MR) {
             float values[MR * NR];
             int rows = (int)min64(MR, last - m);
-            gemm_tile(rows, j->k, a + m * a_row, a_row, packed, NR, values, NR, 0);
+            gemm_tile(rows, j->k, a + m * a_row, a_row, 1, packed, NR, values, NR, 0);
             for (int r = 0; r < rows; r++) store_row(j, p, m + r, n, width, values + r * NR);
         }
     }

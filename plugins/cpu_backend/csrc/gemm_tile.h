@@ -14,19 +14,19 @@ enum { MR = 6 };
 enum { MR = 4 };
 #endif
 
-INLINE void gemm_tile_of(const int rows, int64_t k, const float *a, int64_t a_row, const float *b, int64_t b_row,
-                         float *c, int64_t c_row, int add) {
+INLINE void gemm_tile_of(const int rows, int64_t k, const float *a, int64_t a_row, int64_t a_col, const float *b,
+                         int64_t b_row, float *c, int64_t c_row, int add) {
     vf acc[12][2];
 #pragma GCC unroll 12
     for (int m = 0; m < rows; m++) {
         acc[m][0] = add ? vf_load(c + m * c_row) : vf_zero();
         acc[m][1] = add ? vf_load(c + m * c_row + VF) : vf_zero();
     }
-    for (int64_t i = 0; i < k; i++, b += b_row) {
+    for (int64_t i = 0; i < k; i++, a += a_col, b += b_row) {
         vf b0 = vf_load(b), b1 = vf_load(b + VF);
 #pragma GCC unroll 12
         for (int m = 0; m < rows; m++) {
-            vf x = vf_set1(a[m * a_row + i]);
+            vf x = vf_set1(a[m * a_row]);
             acc[m][0] = vf_fma(x, b0, acc[m][0]);
             acc[m][1] = vf_fma(x, b1, acc[m][1]);
         }
@@ -40,10 +40,10 @@ INLINE void gemm_tile_of(const int rows, int64_t k, const float *a, int64_t a_ro
 
 /* c[m, 0..NR) (+)= sum_i a[m, i] * b[i, 0..NR) for m < rows <= MR. All f32, c and b rows NR wide at least. */
 static __attribute__((unused, noinline)) void gemm_tile(int rows, int64_t k, const float *a, int64_t a_row,
-                                                        const float *b, int64_t b_row, float *c, int64_t c_row,
-                                                        int add) {
+                                                        int64_t a_col, const float *b, int64_t b_row, float *c,
+                                                        int64_t c_row, int add) {
 #define RTP_CASE(n) \
-    case n: gemm_tile_of(n <= MR ? n : 1, k, a, a_row, b, b_row, c, c_row, add); return;
+    case n: gemm_tile_of(n <= MR ? n : 1, k, a, a_row, a_col, b, b_row, c, c_row, add); return;
     switch (rows) {
         RTP_CASE(1)
         RTP_CASE(2) RTP_CASE(3) RTP_CASE(4) RTP_CASE(5) RTP_CASE(6) RTP_CASE(7) RTP_CASE(8) RTP_CASE(9) RTP_CASE(10)

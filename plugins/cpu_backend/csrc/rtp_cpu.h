@@ -213,4 +213,11 @@ int rtp_cpu_context_attention(rtp_cpu_device *device, const rtp_cpu_kv *kv, int 
                               const int32_t *query_starts, int64_t requests, int64_t heads, int64_t out_token,
                               int64_t out_head, int64_t q_token, int64_t q_head, float scale);
 
+/* Attention within requests: every token sees all of its request. q, out: [T, H, D] and k, v: [T, K, D], heads without
+   gaps; request r has rows starts[r] - starts[0] up to starts[r + 1] - starts[0], lengths[r] of them. */
+int rtp_cpu_encoder_attention(rtp_cpu_device *device, int dtype, void *out, const void *q, const void *k,
+                              const void *v, const int32_t *lengths, const int32_t *starts, int64_t requests,
+                              int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t out_token, int64_t q_token,
+                              int64_t k_token, int64_t v_token, float scale);
+
 #endif

@@ -9,6 +9,8 @@ from rtp_cpu._native import lib
 from rtp_cpu.native import DTYPES, Native, mismatch, pointer
 from rtp_cpu.views import has_contiguous_rows
 
+Lengths = tuple[int, ...]
+
 
 class _Part(NamedTuple):
     """The requests of a step that one kernel serves. `starts` is None where each has one query token."""
@@ -40,6 +42,19 @@ def context(
     starts = batch.device_query_starts[first:]
     part = _Part("context_attention", tokens, batch.num_requests - first, tables, lengths, starts)
     return _run(device, native, q, kv, part, scale, out)
+
+
+def within(device: Device, native: Native, q: Buffer, k: Buffer, v: Buffer, lengths: Lengths, scale: float) -> Buffer:
+    """Every token attends to all of its request: [T, H, D]. q: [T, H, D]; k, v: [T, K, D], heads without gaps."""
+    tokens, heads, dim = q.shape
+    if not all(x.dtype is q.dtype and x.strides[1:] == (dim, 1) for x in (q, k, v)) or sum(lengths) != tokens:
+        raise mismatch("encoder_attention", q, k, v)
+    out = device.alloc(q.shape, q.dtype, "attention")
+    tensors = DTYPES[q.dtype], pointer(out), pointer(q), pointer(k), pointer(v)
+    sizes = len(lengths), heads, k.shape[1], dim, out.strides[0], q.strides[0], k.strides[0], v.strides[0]
+    if status := lib.rtp_cpu_encoder_attention(native.handle, *tensors, *native.spans(lengths), *sizes, scale):
+        native.fail(status, "encoder_attention", q, k, v)
+    return out
 
 
 def _run(

@@ -21,6 +21,8 @@ from rtp_core.plugin import (
     DeviceConfig,
     DeviceInfo,
     DType,
+    FfnWeights,
+    LayerWeights,
     Linear,
     Manifest,
     No,
@@ -431,3 +433,14 @@ class CpuDevice(Device):
         self, q: Buffer, kv: Buffer, batch: AttentionBatch, *, scale: float, out: Buffer | None = None
     ) -> Buffer:
         return attention.context(self, self._native, q, kv, batch, scale, out)
+
+    @overrides("encoder_layer", impl="cpu.encoder_layer", handles={"bias", "layer_norm"})
+    def _encoder_layer(self, x: Buffer, weights: LayerWeights, lengths: tuple[int, ...]) -> Buffer:
+        """The default, with the attention of all requests and heads in one kernel."""
+        q, k, v = self.qkv_linear(x, weights.attention)
+        attended = attention.within(self, self._native, q, k, v, lengths, weights.attention.scale)
+        y = self.linear(attended.view(x.shape[0], q.shape[1] * q.shape[2]), weights.attention.o)
+        x, _ = self.add_norm(self.communicator.all_reduce(y), x, weights.attention_norm)
+        assert isinstance(weights.ffn, FfnWeights)  # experts are a feature of their own
+        y = self.ffn_layer(x, weights.ffn)
+        return self.add_norm(self.communicator.all_reduce(y), x, weights.ffn_norm)[0]

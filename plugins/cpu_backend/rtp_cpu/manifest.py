@@ -12,6 +12,7 @@ MANIFEST = Manifest(
         DeclaredOverride("add_norm", "cpu.add_norm", handles=frozenset({"layer_norm"})),
         DeclaredOverride("context_attention", "cpu.context_attention"),
         DeclaredOverride("decoder_self_attention", "cpu.decoder_self_attention"),
+        DeclaredOverride("encoder_layer", "cpu.encoder_layer", handles=frozenset({"bias", "layer_norm"})),
         DeclaredOverride("gated_activation", "cpu.gated_activation"),
         DeclaredOverride("lm_head", "cpu.lm_head", handles=frozenset({"bias"}), is_conditional=True),
         DeclaredOverride("sample", "cpu.sample"),

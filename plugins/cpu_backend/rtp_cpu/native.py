@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Any, NoReturn
 
 from rtp_core.plugin import (
@@ -53,6 +54,7 @@ class Native:
             raise DeviceError(f"cannot start {threads} threads with {isa} kernels", hint="ask for fewer with --threads")
         self.handle: Any = ffi.gc(handle, lib.rtp_cpu_device_destroy)
         self._kv: dict[Any, Any] = {}
+        self._spans: tuple[tuple[int, ...], Any, Any] = (), NULL, NULL
 
     def close(self) -> None:
         """Stop the threads and give the work space back. Twice is once; no op may follow."""
@@ -90,6 +92,13 @@ class Native:
         if status == lib.RTP_CPU_OUT_OF_RANGE:
             raise DeviceError("an id, position, slot or block lies outside its table", where=where)
         raise mismatch(op, *operands)
+
+    def spans(self, lengths: tuple[int, ...]) -> tuple[Any, Any]:
+        """Lengths of requests and where they begin, as the kernels see them; made once for all layers of a step."""
+        if self._spans[0] is not lengths:
+            starts = list(accumulate(lengths, initial=0))
+            self._spans = lengths, ffi.new("int32_t[]", lengths), ffi.new("int32_t[]", starts)
+        return self._spans[1:]
 
     def kv(self, kv: Buffer) -> Any:
         """A cache [N, 2, K, B, D] as the kernels see it; made once for each layer."""
