@@ -140,21 +140,11 @@ INLINE void tile_of(const job *j, const int rows, const int kind, const rows16_s
             dots16 sums[TILE_ROWS];
 #pragma GCC unroll 12
             for (int m = 0; m < rows; m++) sums[m] = dots_zero();
-            if (from_panel) { /* one line at a time: more of them need more registers than there are */
-#pragma GCC unroll 1
-                for (int q = h * LINES / halves; q < (h + 1) * LINES / halves; q++) {
-                    line16 line = line_load(lines + q * LINE);
-#pragma GCC unroll 12
-                    for (int m = 0; m < rows; m++) dots_add(kind, &sums[m], line, a + m * a_row + 4 * q * size);
-                    __asm__ volatile("" ::: "memory"); /* nor the next one's loads */
-                }
-            } else {
 #pragma GCC unroll 8
-                for (int q = h * LINES / halves; q < (h + 1) * LINES / halves; q++) {
-                    line16 line = rows16_line(s, kind, lines, q);
+            for (int q = h * LINES / halves; q < (h + 1) * LINES / halves; q++) {
+                line16 line = from_panel ? line_load(lines + q * LINE) : rows16_line(s, kind, lines, q);
 #pragma GCC unroll 12
-                    for (int m = 0; m < rows; m++) dots_add(kind, &sums[m], line, a + m * a_row + 4 * q * size);
-                }
+                for (int m = 0; m < rows; m++) dots_add(kind, &sums[m], line, a + m * a_row + 4 * q * size);
             }
             v16 scale = from_panel ? v16_load(panel->scales[h]) : rows16_scale(s, block, g, h);
 #pragma GCC unroll 12
