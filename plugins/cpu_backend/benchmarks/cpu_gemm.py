@@ -1,6 +1,6 @@
 """The matrix products of SmolLM2-135M alone: milliseconds, GB/s of weights and GOP/s at 1 and at 512 rows.
 
-    python benchmarks/cpu_gemm.py [portable|avx2|avx512] [threads]
+    python benchmarks/cpu_gemm.py [portable|dotprod|avx2|avxvnni|avx512] [threads]
 
 Every layer has weights of its own, so that one row reads the whole model from memory, as a decode step does.
 """

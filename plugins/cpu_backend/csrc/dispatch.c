@@ -1,29 +1,15 @@
-/* The public functions: which instruction sets there are, the device, and one entry per kernel, which takes the
-   device's turn, calls the kernel of its ISA, and keeps the call where a tape is being recorded. */
+/* The public functions: the device, its recordings, and one entry per kernel, which takes the device's turn, calls the
+   kernel of its ISA, and keeps the call where a tape is being recorded. */
 
 #include <stdlib.h>
 
 #include "arguments.h"
 #include "tape.h"
 
-static const struct rtp_cpu_kernels *kernels_of(int isa) {
-    if (isa == RTP_CPU_PORTABLE) return rtp_cpu_kernels_portable();
-#ifdef RTP_CPU_HAVE_X86
-    __builtin_cpu_init(); /* its answers include what the operating system saves */
-    int has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-    if (isa == RTP_CPU_AVX2 && has_avx2) return rtp_cpu_kernels_avx2();
-    if (isa == RTP_CPU_AVX512 && has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vnni"))
-        return rtp_cpu_kernels_avx512();
-#endif
-    return NULL;
-}
-
-int rtp_cpu_isa_available(int isa) { return kernels_of(isa) != NULL; }
+int rtp_cpu_isa_available(int isa) { return rtp_kernels_of(isa) != NULL; }
 
 rtp_cpu_device *rtp_cpu_device_create(int isa, int threads, int rehearses, rtp_cpu_scratch scratch, void *context) {
-    const struct rtp_cpu_kernels *kernels = kernels_of(isa);
+    const struct rtp_cpu_kernels *kernels = rtp_kernels_of(isa);
     rtp_cpu_device *device = kernels ? malloc(sizeof *device) : NULL;
     if (!device) return NULL;
     *device = (rtp_cpu_device){kernels, rtp_pool_create(threads, rehearses, scratch, context), NULL};
@@ -72,6 +58,7 @@ rtp_cpu_tape *rtp_cpu_recorded(rtp_cpu_device *device) {
 
 int rtp_cpu_replay(rtp_cpu_device *device, rtp_cpu_tape *tape) {
     rtp_pool_lock(device->pool);
+    if (device->tape) rtp_tape_spoil(device->tape); /* a tape keeps calls, not tapes */
     int status = rtp_tape_run(tape, device);
     rtp_pool_unlock(device->pool);
     return status;

@@ -26,10 +26,13 @@ struct rtp_cpu_kernels {
 };
 
 const struct rtp_cpu_kernels *rtp_cpu_kernels_portable(void);
-#ifdef RTP_CPU_HAVE_X86
 const struct rtp_cpu_kernels *rtp_cpu_kernels_avx2(void);
+const struct rtp_cpu_kernels *rtp_cpu_kernels_avxvnni(void);
 const struct rtp_cpu_kernels *rtp_cpu_kernels_avx512(void);
-#endif
+const struct rtp_cpu_kernels *rtp_cpu_kernels_dotprod(void);
+
+/* Those of an rtp_cpu_isa, or NULL where it is not built in or the processor or the system does not support it. */
+const struct rtp_cpu_kernels *rtp_kernels_of(int isa);
 
 /* In a file compiled per ISA, KERNEL(norm) is this ISA's rtp_cpu_norm. */
 #define RTP_PASTE2(a, b) rtp_cpu_##a##_##b

@@ -1,7 +1,7 @@
 /* Numbers to plain quantized groups and back.
 
    Source: the scales of Q4_0 to Q8_0 are those of llama.cpp's quantize_row_*_ref functions. In the K schemes a group's
-   step and minimum are rounded to 63rds (Q6_K: 127ths) of the largest of its super-group. */
+   step and minimum are rounded to 63rds (Q6_K: 128ths) of the largest of its super-group. */
 
 #include <math.h>
 
@@ -40,6 +40,12 @@ static range range_of(rows16_scheme s, const float *x) {
     return (range){(high - low) / (float)most, low};
 }
 
+/* x in multiples of a factor, rounded to [extreme, other], whichever of them is larger. */
+INLINE uint8_t whole(float x, uint16_t f16_factor, int extreme, int other) {
+    float factor = from_f16(f16_factor), inverse = factor == 0 ? 0 : 1 / factor;
+    return (uint8_t)nearest(x * inverse, extreme < other ? extreme : other, extreme < other ? other : extreme);
+}
+
 static void store_codes(rows16_scheme s, const float *x, float step, float zero, uint8_t *codes) {
     float inverse = step == 0 ? 0 : 1 / step;
     int least = s.bits == 8 ? -127 : -s.offset, most = s.bits == 8 ? 127 : (1 << s.bits) - 1 - s.offset;
@@ -61,19 +67,15 @@ static void quantize_unit(const quantize_job *j, rows16_scheme s, const float *x
         if (fabsf(ranges[g].step) > fabsf(step)) step = ranges[g].step;
         if (ranges[g].low < low) low = ranges[g].low;
     }
-    int most = s.is_asymmetric ? 63 : 127;
-    if (s.is_super) p->scale_factors[place / groups] = to_f16(step / (float)most);
-    if (s.is_super && s.is_asymmetric) p->zero_factors[place / groups] = to_f16(low / (float)most);
+    int extreme = s.is_asymmetric ? 63 : -128, other = s.is_asymmetric ? 0 : 127; /* of whole scales */
+    if (s.is_super) p->scale_factors[place / groups] = to_f16(step / (float)extreme);
+    if (s.is_super && s.is_asymmetric) p->zero_factors[place / groups] = to_f16(low / (float)extreme);
     for (int g = 0; g < groups; g++) {
         int64_t at = place + g;
         if (s.is_super) {
-            float unit = from_f16(p->scale_factors[place / groups]);
-            int scale = unit == 0 ? 0 : nearest(ranges[g].step / unit, -most, most);
-            ((uint8_t *)p->scales)[at] = (uint8_t)scale;
-            if (s.is_asymmetric) {
-                unit = from_f16(p->zero_factors[place / groups]);
-                ((uint8_t *)p->zeros)[at] = (uint8_t)(unit == 0 ? 0 : nearest(ranges[g].low / unit, 0, most));
-            }
+            ((uint8_t *)p->scales)[at] = whole(ranges[g].step, p->scale_factors[place / groups], extreme, other);
+            if (s.is_asymmetric)
+                ((uint8_t *)p->zeros)[at] = whole(ranges[g].low, p->zero_factors[place / groups], extreme, other);
             store_codes(s, x + g * s.group, plain_scale(s, p, at), plain_zero(s, p, at), p->payload + at * payload_bytes(s));
         } else {
             ((uint16_t *)p->scales)[at] = to_f16(ranges[g].step);

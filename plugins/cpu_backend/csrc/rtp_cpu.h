@@ -16,7 +16,13 @@ enum rtp_cpu_status {
     RTP_CPU_OUT_OF_RANGE = 3, /* a row id, position, slot or block id outside its table */
 };
 
-enum rtp_cpu_isa { RTP_CPU_PORTABLE = 0, RTP_CPU_AVX2 = 1, RTP_CPU_AVX512 = 2 };
+enum rtp_cpu_isa {
+    RTP_CPU_PORTABLE = 0,
+    RTP_CPU_AVX2 = 1,
+    RTP_CPU_AVX512 = 2, /* with VNNI */
+    RTP_CPU_AVXVNNI = 3, /* AVX2 and the VNNI of its width */
+    RTP_CPU_DOTPROD = 4, /* of ARM */
+};
 enum rtp_cpu_dtype { RTP_CPU_F32 = 0, RTP_CPU_F16 = 1, RTP_CPU_BF16 = 2 };
 enum rtp_cpu_binary { RTP_CPU_ADD = 0, RTP_CPU_MUL = 1 };
 enum rtp_cpu_norm_kind { RTP_CPU_RMS_NORM = 0, RTP_CPU_LAYER_NORM = 1 };
@@ -72,7 +78,8 @@ int rtp_cpu_record(rtp_cpu_device *device);
 /* What happens now would be missing from the recording: no tape comes of it. */
 void rtp_cpu_spoil_recording(rtp_cpu_device *device);
 
-/* End the recording. NULL where it is spoilt: also by copies and batched products, whose sizes lie with the caller. */
+/* End the recording. NULL where it is spoilt: also by copies and batched products, whose sizes lie with the caller, and
+   by a replay. */
 rtp_cpu_tape *rtp_cpu_recorded(rtp_cpu_device *device);
 
 /* Make the calls of a tape in order, in one turn of the device. The status of the first that fails, after which none

@@ -12,9 +12,15 @@
 
 #include "internal.h"
 
-#if defined(RTP_ISA_AVX512)
-
+#if defined(RTP_ISA_EMULATED) /* in tests only */
+#include "emulated.h"
+#elif defined(RTP_ISA_AVX2) || defined(RTP_ISA_AVX512)
 #include <immintrin.h>
+#elif defined(RTP_ISA_DOTPROD)
+#include <arm_neon.h>
+#endif
+
+#if defined(RTP_ISA_AVX512)
 
 typedef __m512 vf;
 enum { VF = 16 };
@@ -59,9 +65,7 @@ INLINE void vf_store_bf16(uint16_t *p, vf x) {
     _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
 }
 
-#elif defined(RTP_ISA_AVX2)
-
-#include <immintrin.h>
+#elif defined(RTP_ISA_AVX2) /* also with VNNI, see dots.h */
 
 typedef __m256 vf;
 enum { VF = 8 };

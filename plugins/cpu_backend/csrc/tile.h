@@ -102,7 +102,11 @@ INLINE float tile_max(const float *x, int64_t n, float top) {
     return top;
 }
 
+#ifndef RTP_WORTH_A_THREAD /* f32 operations; tests find fewer worth it */
+#define RTP_WORTH_A_THREAD 32768
+#endif
+
 /* Items a piece of work must have to be worth a second thread, where one item costs about `cost` f32 operations. */
-INLINE int64_t grain_for(int64_t cost) { return max64(1, 32768 / max64(1, cost)); }
+INLINE int64_t grain_for(int64_t cost) { return max64(1, RTP_WORTH_A_THREAD / max64(1, cost)); }
 
 #endif

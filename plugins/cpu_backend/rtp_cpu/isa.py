@@ -9,7 +9,9 @@ from rtp_cpu._native import lib
 
 ISAS: dict[str, int] = {  # from the plainest to the best
     "portable": lib.RTP_CPU_PORTABLE,
+    "dotprod": lib.RTP_CPU_DOTPROD,
     "avx2": lib.RTP_CPU_AVX2,
+    "avxvnni": lib.RTP_CPU_AVXVNNI,
     "avx512": lib.RTP_CPU_AVX512,
 }
 VARIABLE = "RTP_CPU_ISA"

@@ -3,18 +3,46 @@ import pytest
 from cpu_oracle import FLOATS, TOLERANCE, put, rounded, wide
 
 from rtp_core.device import reference_ops
-from rtp_core.plugin import Q4_0, Q4_1, Q8_0, Device, DeviceError, DType, Linear, QBuffer, QuantScheme, dtypes
+from rtp_core.plugin import (
+    Q4_0,
+    Q4_1,
+    Q4_K,
+    Q5_0,
+    Q5_1,
+    Q5_K,
+    Q6_K,
+    Q8_0,
+    Device,
+    DeviceError,
+    DType,
+    Linear,
+    QBuffer,
+    QuantScheme,
+    dtypes,
+)
+from rtp_cpu.manifest import MANIFEST
 
-SCHEMES = [Q4_0, Q4_1, Q8_0]
+SCHEMES = [Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0]
+LARGEST = {"scales": 0.1, "zeros": 1.0, "scale_factors": 1e-3, "zero_factors": 1e-2}  # of floats in random weights
 by_scheme = pytest.mark.parametrize("scheme", SCHEMES, ids=lambda s: s.name)
+
+
+def whole_range(scheme: QuantScheme, name: str, dtype: DType) -> tuple[int, int]:
+    """The least and the largest whole number of a part."""
+    if name == "payload" and scheme.packing == "whole" and scheme.bits < 8:
+        return 0, 2**scheme.bits - 1
+    limits = np.iinfo(dtype.numpy)
+    return int(limits.min), int(limits.max)
 
 
 def weight(device: Device, rng: np.random.Generator, scheme: QuantScheme, n: int, k: int) -> tuple[QBuffer, np.ndarray]:
     """A plain weight with every code there is, and its numbers [n, k]."""
-    payload = rng.integers(0, 256, (n, k // 32, scheme.payload_bytes), dtype=np.uint8)
-    scales = rng.uniform(-0.1, 0.1, (n, k // 32)).astype(np.float16)
-    zeros = None if scheme.symmetric else rng.uniform(-1, 1, (n, k // 32)).astype(np.float16)
-    parts = [part for part in (payload, scales, zeros) if part is not None]
+    parts = []
+    for name, (shape, dtype) in scheme.parts(n, k).items():
+        if dtype is dtypes.float16:
+            parts.append(rng.uniform(-LARGEST[name], LARGEST[name], shape).astype(np.float16))
+        else:
+            parts.append(rng.integers(*whole_range(scheme, name, dtype), shape, dtype.numpy, endpoint=True))
     values = reference_ops.dequantize(parts, scheme)
     return QBuffer.of_parts(scheme, (n, k), [device.upload(part, "weight") for part in parts]), values
 
@@ -27,14 +55,19 @@ def as_int8_groups(a: np.ndarray) -> np.ndarray:
     return (np.rint(groups * inverse) * wide(top / np.float32(127))).reshape(a.shape)
 
 
+def test_there_are_kernels_for_every_scheme_of_the_manifest() -> None:
+    assert {scheme.name for scheme in SCHEMES} == set(MANIFEST.schemes)
+
+
 @by_scheme
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize(
-    ("m", "n", "k"), [(1, 1, 32), (1, 50, 96), (3, 16, 64), (8, 33, 32), (31, 47, 128), (0, 5, 32)]
+    ("m", "n", "units"), [(1, 1, 1), (1, 50, 3), (3, 16, 2), (5, 19, 1), (8, 33, 1), (31, 47, 2), (0, 5, 1)]
 )
 def test_gemm_of_a_prepared_weight_is_exact_but_for_the_activations(
-    device: Device, rng: np.random.Generator, scheme: QuantScheme, m: int, n: int, k: int, dtype: DType
+    device: Device, rng: np.random.Generator, scheme: QuantScheme, m: int, n: int, units: int, dtype: DType
 ) -> None:
+    k = units * scheme.unit
     plain, values = weight(device, rng, scheme, n, k)
     a, bias = rounded(rng.standard_normal((m, k)), dtype), rng.standard_normal(n).astype(np.float32)
     prepared = device.prepare_weight(plain, "weight")
@@ -50,41 +83,49 @@ def test_gemm_of_a_prepared_weight_is_exact_but_for_the_activations(
 
 @by_scheme
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
-@pytest.mark.parametrize("rows", [0, 1, 7, 13])
+@pytest.mark.parametrize("rows", [0, 1, 4, 7, 13])
 def test_lm_head_sees_sixteen_bits_of_the_activations(
     device: Device, rng: np.random.Generator, scheme: QuantScheme, rows: int, dtype: DType
 ) -> None:
-    plain, values = weight(device, rng, scheme, 50, 96)
-    a = rounded(rng.standard_normal((rows, 96)), dtype)
+    k = 3 * scheme.unit
+    plain, values = weight(device, rng, scheme, 50, k)
+    a = rounded(rng.standard_normal((rows, k)), dtype)
     got = device._lm_head(put(device, a), Linear(device.prepare_weight(plain, "lm_head")))
     assert got.dtype is dtypes.float32
     # Per group the second level's step is amax / 127 / 254, and rounding to it is off by half of that at most.
-    groups = np.abs(wide(a)).reshape(rows, 3, 32)
-    half_step = np.broadcast_to(groups.max(axis=-1, keepdims=True) / 127 / 254 / 2, groups.shape).reshape(rows, 96)
+    groups = np.abs(wide(a)).reshape(rows, k // 32, 32)
+    half_step = np.broadcast_to(groups.max(axis=-1, keepdims=True) / 127 / 254 / 2, groups.shape).reshape(rows, k)
     bound = half_step @ np.abs(wide(values)).T + 4e-6 * np.abs(wide(a)) @ np.abs(wide(values)).T
     assert np.all(np.abs(wide(got.numpy()) - wide(a) @ wide(values).T) <= bound)
 
 
 @by_scheme
-def test_the_extreme_codes_do_not_saturate(device: Device, scheme: QuantScheme) -> None:
-    k = 64
-    payload = np.full((16, k // 32, scheme.payload_bytes), 0x80 if scheme is Q8_0 else 0xFF, np.uint8)
-    ones = np.ones((16, k // 32), np.float16)
-    parts = [device.upload(p, "w") for p in (payload, ones, ones)]
-    plain = QBuffer(scheme, (16, k), parts[0], parts[1], None if scheme.symmetric else parts[2])
-    value = {"q4_0": 7, "q4_1": 16, "q8_0": -128}[scheme.name]
+@pytest.mark.parametrize("rows", [1, 7])
+@pytest.mark.parametrize("end", [0, 1], ids=["least", "largest"])
+def test_the_extreme_codes_do_not_saturate(device: Device, scheme: QuantScheme, end: int, rows: int) -> None:
+    k = 2 * scheme.unit
+    parts = []
+    for name, (shape, dtype) in scheme.parts(16, k).items():
+        extreme = 1 if dtype is dtypes.float16 else whole_range(scheme, name, dtype)[end]
+        parts.append(np.full(shape, extreme, dtype.numpy))
+    values = reference_ops.dequantize(parts, scheme)
+    plain = QBuffer.of_parts(scheme, (16, k), [device.upload(part, "w") for part in parts])
+    prepared = device.prepare_weight(plain, "w")
     for sign in (1, -1):
-        a = np.full((1, k), sign * 127, np.float32)
-        got = device.gemm(put(device, a), device.prepare_weight(plain, "w"), trans_b=True)
-        np.testing.assert_array_equal(got.numpy(), np.full((1, 16), sign * 127.0 * k * value))
+        a = np.full((rows, k), sign * 127, np.float32)
+        expected = wide(a) @ wide(values).T
+        np.testing.assert_array_equal(device.gemm(put(device, a), prepared, trans_b=True).numpy(), expected)
+        logits = device._lm_head(put(device, a), Linear(prepared)).numpy()
+        np.testing.assert_allclose(logits, expected, rtol=1e-6)
 
 
 @by_scheme
 def test_a_row_does_not_depend_on_the_rows_beside_it(
     device: Device, rng: np.random.Generator, scheme: QuantScheme
 ) -> None:
-    prepared = device.prepare_weight(weight(device, rng, scheme, 70, 96)[0], "weight")
-    a = rng.standard_normal((45, 96)).astype(np.float32)
+    k = 3 * scheme.unit
+    prepared = device.prepare_weight(weight(device, rng, scheme, 70, k)[0], "weight")
+    a = rng.standard_normal((45, k)).astype(np.float32)
     together = device.gemm(put(device, a), prepared, trans_b=True).numpy()
     alone = [device.gemm(put(device, a[i : i + 1]), prepared, trans_b=True).numpy()[0] for i in range(45)]
     np.testing.assert_array_equal(together, np.stack(alone))
@@ -94,8 +135,9 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(
 def test_nan_and_infinity_make_their_row_nan_and_no_other(
     device: Device, rng: np.random.Generator, scheme: QuantScheme
 ) -> None:
-    prepared = device.prepare_weight(weight(device, rng, scheme, 20, 64)[0], "weight")
-    a = rng.standard_normal((4, 64)).astype(np.float32)
+    k = 2 * scheme.unit
+    prepared = device.prepare_weight(weight(device, rng, scheme, 20, k)[0], "weight")
+    a = rng.standard_normal((4, k)).astype(np.float32)
     a[1, 5], a[2, 40], a[3] = np.nan, -np.inf, 0
     y = device.gemm(put(device, a), prepared, trans_b=True).numpy()
     assert np.all(np.isfinite(y[0])) and np.all(y[3] == 0)
@@ -107,7 +149,7 @@ def test_nan_and_infinity_make_their_row_nan_and_no_other(
 def test_rows_of_a_prepared_and_of_a_plain_weight_are_its_numbers(
     device: Device, rng: np.random.Generator, scheme: QuantScheme, dtype: DType
 ) -> None:
-    plain, values = weight(device, rng, scheme, 37, 96)
+    plain, values = weight(device, rng, scheme, 37, 3 * scheme.unit)
     ids = np.array([36, 0, 17, 17], np.int32)
     for table in (plain, device.prepare_weight(plain, "weight")):
         assert isinstance(table, QBuffer)
@@ -119,11 +161,11 @@ def test_rows_of_a_prepared_and_of_a_plain_weight_are_its_numbers(
 
 
 @by_scheme
-@pytest.mark.parametrize("shape", [(0, 32), (1, 32), (9, 160)], ids=str)
+@pytest.mark.parametrize(("rows", "units"), [(0, 1), (1, 1), (9, 5)])
 def test_quantize_gives_the_codes_of_the_definition(
-    device: Device, rng: np.random.Generator, scheme: QuantScheme, shape: tuple[int, int]
+    device: Device, rng: np.random.Generator, scheme: QuantScheme, rows: int, units: int
 ) -> None:
-    x = rng.standard_normal(shape).astype(np.float32)
+    x = rng.standard_normal((rows, units * scheme.unit)).astype(np.float32)
     x[:1] = 0
     expected = reference_ops.quantize(x, scheme)
     got = device.quantize(put(device, x), scheme)
@@ -132,10 +174,20 @@ def test_quantize_gives_the_codes_of_the_definition(
 
 
 @by_scheme
+def test_numbers_quantized_and_back_are_near(device: Device, rng: np.random.Generator, scheme: QuantScheme) -> None:
+    x = rng.standard_normal((6, 2 * scheme.unit)).astype(np.float32)
+    units = x.reshape(6, 2, scheme.unit)
+    back = device.dequantize(device.quantize(put(device, x), scheme), dtype=dtypes.float32).numpy()
+    error = np.abs(back - x).reshape(units.shape).max(axis=-1)
+    step = (units.max(axis=-1) - units.min(axis=-1)) / (2**scheme.bits - 1)
+    assert np.all(error <= 1.5 * step)  # half of one, but at the end where symmetric codes lack one
+
+
+@by_scheme
 def test_slices_of_a_plain_weight_can_be_prepared(
     device: Device, rng: np.random.Generator, scheme: QuantScheme
 ) -> None:
-    plain, values = weight(device, rng, scheme, 40, 64)
+    plain, values = weight(device, rng, scheme, 40, 2 * scheme.unit)
     part = device.prepare_weight(plain[3:24], "weight")
     assert isinstance(part, QBuffer)
     np.testing.assert_array_equal(device.dequantize(part, dtype=dtypes.float32).numpy(), values[3:24])

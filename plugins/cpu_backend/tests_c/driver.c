@@ -1,6 +1,9 @@
-/* Runs every kernel on every instruction set of this machine, with one thread and with three, on sizes 0, 1, odd. */
+/* Runs every kernel on every instruction set of this machine, with one thread and with three, on sizes 0, 1, odd.
+   `driver brief` leaves most sizes out, as it always does with the portable kernels. */
 
 #include "driver.h"
+
+int is_brief;
 
 static uint64_t state = 1;
 
@@ -16,7 +19,7 @@ static uint16_t bf16_of(float x) {
     memcpy(&bits, &x, 4);
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
-static float value_of(int dtype, const void *p, int64_t i) {
+float value_of(int dtype, const void *p, int64_t i) {
     uint16_t h;
     float x;
     if (dtype == RTP_CPU_F32) {
@@ -70,6 +73,15 @@ int32_t *int32s(int64_t count) {
     return p;
 }
 
+int greedy(rtp_cpu_device *device, float *values, int32_t *indices, const float *x, int64_t rows, int64_t cols,
+           int64_t x_row) {
+    static const float zeros[MAX_GREEDY], ones[MAX_GREEDY];
+    static const int64_t all[MAX_GREEDY];
+    static const double uniforms[MAX_GREEDY];
+    require(rows <= MAX_GREEDY, "few enough rows");
+    return rtp_cpu_sample(device, values, indices, x, zeros, all, ones, zeros, uniforms, rows, cols, x_row);
+}
+
 void *give_space(void *space, int64_t bytes) {
     work_space *s = space;
     free(s->block);
@@ -92,26 +104,32 @@ void expect(const char *what, const tensor *t, int64_t i, double expected, doubl
     exit(1);
 }
 
-int main(void) {
-    static const char *const names[] = {"portable", "avx2", "avx512"};
-    require(!rtp_cpu_isa_available(-1) && !rtp_cpu_isa_available(3), "unknown instruction sets are not available");
+int main(int argc, char **argv) {
+    static const char *const names[] = {"portable", "avx2", "avx512", "avxvnni", "dotprod"};
+    const int count = sizeof names / sizeof *names, wants_brief = argc > 1 && !strcmp(argv[1], "brief");
+    require(!rtp_cpu_isa_available(-1) && !rtp_cpu_isa_available(count), "unknown instruction sets are not available");
     require(rtp_cpu_isa_available(RTP_CPU_PORTABLE), "the portable one is everywhere");
     work_space space = {0};
     require(!rtp_cpu_device_create(RTP_CPU_PORTABLE, 0, 0, give_space, &space), "no threads, no device");
     require(!rtp_cpu_device_create(RTP_CPU_PORTABLE, 1, 0, NULL, NULL), "no work space, no device");
     rtp_cpu_device_destroy(NULL);
-    for (int isa = 0; isa < 3; isa++) {
+    for (int isa = 0; isa < count; isa++) {
         if (!rtp_cpu_isa_available(isa)) continue;
+        is_brief = wants_brief || isa == RTP_CPU_PORTABLE;
         for (int threads = 1; threads <= 3; threads += 2) {
             rtp_cpu_device *device = rtp_cpu_device_create(isa, threads, 0, give_space, &space);
             require(device != NULL, "create");
             test_elements(device);
             test_matmul(device);
+            test_quantized(device);
             test_attention(device);
+            test_tape(device);
             rtp_cpu_device_destroy(device);
         }
         test_device(isa);
+        test_pool(isa);
         printf("%s ok\n", names[isa]);
+        fflush(stdout);
     }
     free(space.block);
     return 0;

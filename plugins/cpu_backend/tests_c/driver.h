@@ -19,6 +19,12 @@ typedef struct {
     int64_t count;
 } tensor;
 
+/* Whether to leave sizes out: where kernels are slow or the same as others. */
+extern int is_brief;
+
+/* Element i at p. */
+float value_of(int dtype, const void *p, int64_t i);
+
 tensor tensor_random(int dtype, int64_t count);
 void tensor_free(tensor *t);
 /* Read `data` back into `values`. */
@@ -39,11 +45,19 @@ typedef struct {
     int is_exhausted;
 } work_space;
 
+/* rtp_cpu_sample of up to MAX_GREEDY rows at temperature 0: the first largest of each. */
+enum { MAX_GREEDY = 128 };
+int greedy(rtp_cpu_device *device, float *values, int32_t *indices, const float *x, int64_t rows, int64_t cols,
+           int64_t x_row);
+
 void *give_space(void *space, int64_t bytes); /* an rtp_cpu_scratch */
 
 void test_device(int isa);
+void test_pool(int isa);
 void test_elements(rtp_cpu_device *device);
 void test_matmul(rtp_cpu_device *device);
+void test_quantized(rtp_cpu_device *device);
 void test_attention(rtp_cpu_device *device);
+void test_tape(rtp_cpu_device *device);
 
 #endif
