@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from rtp_core.checkpoint.checkpoint import Checkpoint, GgufTokenizer
 from rtp_core.checkpoint.gguf import GgufFile, read_gguf
 from rtp_core.checkpoint.gguf_blocks import stored_buffer
+from rtp_core.checkpoint.mapped_file import forget_pages
 from rtp_core.config import ModelConfig, as_tuple, check_model_type
 from rtp_core.errors import CheckpointError, UnsupportedModelError
 from rtp_core.memory.buffer import Buffer
@@ -119,6 +120,7 @@ class GgufTensors(Mapping[str, Buffer]):
         tensor = self._file.tensors[stored]
         rows = self._file.raw(stored).reshape(tensor.shape[0], -1)
         copied = np.ascontiguousarray(rows[_half_split_rows(tensor.shape[0], self._heads[stored])])
+        forget_pages(self._file.raw(stored))
         return stored_buffer(tensor.type, tensor.shape, copied.reshape(-1))
 
     def header(self) -> dict[str, Buffer]:

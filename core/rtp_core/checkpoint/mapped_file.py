@@ -29,6 +29,25 @@ def map_file(path: str | PathLike[str]) -> NDArray[np.uint8]:
     return np.frombuffer(pages, np.uint8)
 
 
+def forget_pages(data: NDArray[np.uint8]) -> None:
+    """Let go of the pages of a mapped range that has been read: they are the file's, and come again when they are read.
+
+    Nothing happens to memory that is not a mapped file's.
+    """
+    owner: Any = data
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    if isinstance(owner, memoryview):
+        owner = owner.obj
+    if not isinstance(owner, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    start = data.__array_interface__["data"][0] - np.frombuffer(owner, np.uint8).__array_interface__["data"][0]
+    first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+    last = (start + data.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+    if last > first:
+        owner.madvise(mmap.MADV_DONTNEED, first, last - first)
+
+
 def read_text(path: Path, max_bytes: int) -> str:
     """The UTF-8 text of a file of at most `max_bytes`. Raises CheckpointError."""
     try:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
 from rtp_core.checkpoint import gguf, gguf_model, hugging_face
 from rtp_core.checkpoint.checkpoint import Checkpoint
+from rtp_core.checkpoint.passing_tensors import PassingTensors
 from rtp_core.errors import CheckpointError
 
 
@@ -16,7 +18,11 @@ def open_checkpoint(path: str | PathLike[str], *, supported: Collection[str] | N
 
     Raises CheckpointError for what is missing or damaged, UnsupportedModelError for what rtp cannot run.
     """
-    path = Path(path)
+    checkpoint = _open(Path(path), supported)
+    return replace(checkpoint, tensors=PassingTensors(checkpoint.tensors))
+
+
+def _open(path: Path, supported: Collection[str] | None) -> Checkpoint:
     if path.is_dir():
         alone = list(path.glob("*.gguf"))
         if len(alone) == 1 and not (path / "config.json").exists():

@@ -12,7 +12,7 @@ from rtp_core.device.device import Device
 from rtp_core.device.plan import resolve
 from rtp_core.device.weights import ModelWeights
 from rtp_core.kv.block_manager import BlockManager
-from rtp_core.kv.kv_cache import KVCache
+from rtp_core.kv.kv_cache import KVCache, cache_dtype
 from rtp_core.memory.buffer import Buffer
 from rtp_core.models.model import demand, load_model
 from rtp_core.models.weight_loader import WeightLoader
@@ -103,7 +103,8 @@ def generate(
     plan = resolve(device, demand(config, weights))
     size = device.kv_layout.block_size
     num_blocks = len(prompts) * -(-MAX_MODEL_LEN // size)
-    cache = KVCache(device, config, precision.dtype, num_blocks)
+    kv_dtype = cache_dtype(device.kv_layout, precision.dtype, is_fast=precision.keeps_storage)
+    cache = KVCache(device, config, kv_dtype, num_blocks)
     limits = SchedulerConfig(len(prompts), max_num_batched_tokens, MAX_MODEL_LEN)
     scheduler, runner = Scheduler(limits, BlockManager(num_blocks, size)), ModelRunner(plan, weights, cache)
     sampling = SamplingParams(temperature=0, max_tokens=num_tokens, ignore_eos=True, logprobs=2, prompt_logprobs=0)

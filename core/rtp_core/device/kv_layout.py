@@ -12,13 +12,15 @@ from rtp_core.errors import ConfigError
 class KVLayout:
     """`block_size` tokens a block. `order`: which comes first in memory, the kv head ("KBD") or the token ("BKD").
 
-    `dtype` "auto" is the activations' own. `alignment` of a block in bytes.
+    `dtype`: of keys and values; "auto" is the activations' own. `fast_dtype`: the same for a model that runs under
+    dtype "auto", the device's fast path. `alignment` of a block in bytes.
     """
 
     block_size: int = 32
     order: Literal["KBD", "BKD"] = "KBD"
     dtype: str = "auto"
     alignment: int = 64
+    fast_dtype: str = "auto"
 
     def __post_init__(self) -> None:
         if self.block_size < 1 or self.alignment < 1 or self.order not in ("KBD", "BKD"):

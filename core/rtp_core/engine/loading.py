@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from rtp_core.checkpoint.opening import open_checkpoint
 from rtp_core.config import check_model_type
 from rtp_core.device.borrowed import borrowed_notice
 from rtp_core.device.device import Device
+from rtp_core.device.loader import Plugin
 from rtp_core.device.manifest import DeviceConfig, DeviceInfo
 from rtp_core.device.opening import create, find
 from rtp_core.device.plan import Plan
@@ -65,15 +67,17 @@ def load_engine(
     `progress(done, total)` counts bytes of weights. Raises any RtpError.
     """
     locked = None if config.plan_lock is None else read_plan(config.plan_lock)
-    checkpoint = open_checkpoint(path)
-    check_model_type(checkpoint.config.model_type, MODELS, str(path))
-    max_model_len(checkpoint.config, config.max_model_len)
-    if checkpoint.tokenizer is None:
-        raise CheckpointError(
-            "the model has no tokenizer", where=str(path), why="expected tokenizer.json or GGUF metadata"
-        )
-    tokenizer = Tokenizer.from_source(checkpoint.tokenizer, _cut(checkpoint, config))
-    device = open_for(config, info)
+    with ThreadPoolExecutor(1) as aside:  # probing waits for a process: the files are read meanwhile
+        finding = aside.submit(find, config.device, allow_fallback=config.allow_device_fallback, info=info)
+        checkpoint = open_checkpoint(path)
+        check_model_type(checkpoint.config.model_type, MODELS, str(path))
+        max_model_len(checkpoint.config, config.max_model_len)
+        if checkpoint.tokenizer is None:
+            raise CheckpointError(
+                "the model has no tokenizer", where=str(path), why="expected tokenizer.json or GGUF metadata"
+            )
+        tokenizer = Tokenizer.from_source(checkpoint.tokenizer, _cut(checkpoint, config))
+    device = _create(*finding.result(), config, info)
     try:
         loaded = _load(checkpoint, tokenizer, device, config, locked, progress)
     except BaseException:
@@ -86,7 +90,10 @@ def load_engine(
 
 def open_for(config: EngineConfig, info: Callable[[str], None]) -> Device:
     """The device that a config asks for, with its budget and its trace. Raises DeviceError, ConfigError."""
-    plugin, found = find(config.device, allow_fallback=config.allow_device_fallback, info=info)
+    return _create(*find(config.device, allow_fallback=config.allow_device_fallback, info=info), config, info)
+
+
+def _create(plugin: Plugin, found: DeviceInfo, config: EngineConfig, info: Callable[[str], None]) -> Device:
     device = create(plugin, found, DeviceConfig(config.threads, _budget(config, found)))
     if device.borrowed:
         info(borrowed_notice(device))
@@ -192,7 +199,7 @@ def _kv_cache(device: Device, setting: Setting, need: MemoryNeed) -> KVCache:
     """As many blocks as there is room for beside weights and work space."""
     num_blocks = kv_blocks(setting, need, device.arena.stats().last_hole_bytes)
     with device.arena.lifetime("persistent"):
-        cache = KVCache(device, setting.checkpoint.config, setting.precision.dtype, num_blocks)
+        cache = KVCache(device, setting.checkpoint.config, setting.kv_dtype(device), num_blocks)
     device.arena.tracer.kv = cache.grid
     return cache
 

@@ -77,7 +77,7 @@ def expected_need(device: Device, setting: Setting) -> MemoryNeed:
         if twin is not None:
             twin.close()
     is_encoder = isinstance(weights, EncoderWeights)
-    block = 0 if is_encoder else block_bytes(device, checkpoint.config, setting.precision.dtype)
+    block = 0 if is_encoder else block_bytes(device, checkpoint.config, setting.kv_dtype(device))
     work_space, replay = (None, 0) if worst is None else worst
     return MemoryNeed(weights_bytes, block, device.kv_layout.block_size, work_space, replay)
 
@@ -138,7 +138,7 @@ def _decoder_steps(device: Device, plan: Plan, weights: ModelWeights, setting: S
     """The cache that they run with is there before the first is asked for."""
     config = setting.checkpoint.config.model_copy(update={"num_hidden_layers": len(weights.layers)})
     with device.arena.lifetime("persistent"):
-        cache = KVCache(device, config, weights.dtype, 1)
+        cache = KVCache(device, config, setting.kv_dtype(device), 1)
         cache.clear()
     runner = ModelRunner(plan, weights, cache)
     return (

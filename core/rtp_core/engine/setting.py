@@ -8,8 +8,10 @@ from rtp_core.checkpoint.checkpoint import Checkpoint
 from rtp_core.config import ModelConfig
 from rtp_core.device.device import Device
 from rtp_core.device.plan import Plan, resolve
+from rtp_core.dtypes import DType
 from rtp_core.engine.engine_config import EngineConfig
 from rtp_core.errors import ConfigError
+from rtp_core.kv.kv_cache import cache_dtype
 from rtp_core.models.model import demand_of_header
 from rtp_core.models.weight_reader import Precision
 from rtp_core.scheduler.scheduler_config import SchedulerConfig
@@ -45,6 +47,10 @@ class Setting:
         if self.config.trace_memory != "off":
             return "the trace of memory is of their ops"
         return "" if device.capture(lambda: None) else "this device records no steps"
+
+    def kv_dtype(self, device: Device) -> DType:
+        """What keys and values are stored in."""
+        return cache_dtype(device.kv_layout, self.precision.dtype, is_fast=self.precision.keeps_storage)
 
     def replay_sizes(self, block_size: int) -> dict[str, int]:
         """The largest decode step, in DecodeReplay's words."""

@@ -7,6 +7,7 @@ import numpy as np
 from rtp_core import dtypes
 from rtp_core.config import ModelConfig
 from rtp_core.device.device import Device
+from rtp_core.device.kv_layout import KVLayout
 from rtp_core.dtypes import DType
 from rtp_core.memory.buffer import Buffer
 from rtp_core.memory.tracer import KVGrid
@@ -20,7 +21,6 @@ class KVCache:
         layers, heads, dim = config.num_hidden_layers, config.num_key_value_heads, config.head_dim
         self.block_size = layout.block_size
         self.num_blocks = num_blocks
-        dtype = cache_dtype(device, dtype)
         if layout.order == "KBD":
             blocks = device.alloc((num_blocks, layers, 2, heads, self.block_size, dim), dtype, "kv_cache")
         else:
@@ -42,12 +42,13 @@ class KVCache:
             self._device.copy(layer, Buffer.borrow(np.zeros(layer.shape, layer.dtype.numpy)))
 
 
-def cache_dtype(device: Device, dtype: DType) -> DType:
-    """What k and v are stored in: the layout's own choice, or the activations' dtype."""
-    return dtype if device.kv_layout.dtype == "auto" else dtypes.parse(device.kv_layout.dtype)
+def cache_dtype(layout: KVLayout, dtype: DType, *, is_fast: bool) -> DType:
+    """What k and v are stored in: the layout's choice, or `dtype`, the activations'. `is_fast`: under dtype "auto"."""
+    name = layout.fast_dtype if is_fast and layout.fast_dtype != "auto" else layout.dtype
+    return dtype if name == "auto" else dtypes.parse(name)
 
 
 def block_bytes(device: Device, config: ModelConfig, dtype: DType) -> int:
     """Bytes of one block: the k and v of its tokens in all layers."""
-    per_layer = 2 * config.num_key_value_heads * config.head_dim * cache_dtype(device, dtype).itemsize
+    per_layer = 2 * config.num_key_value_heads * config.head_dim * dtype.itemsize
     return device.kv_layout.block_size * config.num_hidden_layers * per_layer

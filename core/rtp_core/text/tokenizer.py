@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +64,7 @@ class Tokenizer:
         self.eos_token_ids = tuple(token for token in known.values() if token is not None)
         self._decoders = _decoder_types(inner, where)
         self.is_byte_level = self._decoders == ["ByteLevel"]
+        self._token_bytes: dict[int, bytes] = {}
 
     @classmethod
     def from_source(cls, source: TokenizerSource, cut: Cut | None = None) -> Tokenizer:
@@ -125,22 +125,24 @@ class Tokenizer:
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that a token of a byte-level vocabulary stands for; none outside the vocabulary."""
-        return self._token_bytes[token_id] if 0 <= token_id < len(self._token_bytes) else b""
+        known = self._token_bytes.get(token_id)
+        if known is None:  # a table of all would take longer than a short answer
+            known = self._token_bytes[token_id] = self._bytes_of(token_id)
+        return known
+
+    def _bytes_of(self, token_id: int) -> bytes:
+        token = self.id_to_token(token_id) if 0 <= token_id < self.vocab_size else None
+        if token is None:
+            return b""
+        try:
+            return bytes([BYTE_OF_CHARACTER[character] for character in token])
+        except KeyError:  # an added token in plain text
+            return token.encode()
 
     def is_byte_fallback(self, token_id: int) -> bool:
         """Whether a token stands for one byte of a character that the vocabulary lacks, as `<0xE2>` does."""
         token = self.id_to_token(token_id) if 0 <= token_id < self.vocab_size else None
         return token is not None and _BYTE_TOKEN.fullmatch(token) is not None
-
-    @cached_property
-    def _token_bytes(self) -> list[bytes]:
-        table = [b""] * self.vocab_size
-        for token, token_id in self._inner.get_vocab(with_added_tokens=True).items():
-            if all(character in BYTE_OF_CHARACTER for character in token):
-                table[token_id] = bytes(BYTE_OF_CHARACTER[character] for character in token)
-            else:  # an added token in plain text
-                table[token_id] = token.encode()
-        return table
 
 
 def _apply(cut: Cut, inner: tokenizers.Tokenizer, where: str) -> None:

@@ -1,7 +1,7 @@
 # Library rtp_cpu_kernels: every kernel file compiled once per instruction set. Never -march=native: which set runs is
 # decided at run time. No fused or reordered arithmetic (-ffp-contract=off, no -ffast-math): all sets round alike.
 set(kernel_files context_attention decode_attention elementwise gemm gemm_quant kv norm quantize rope rows rows16
-  softmax table)
+  sample softmax table)
 list(TRANSFORM kernel_files REPLACE "(.+)" "${CMAKE_CURRENT_LIST_DIR}/../csrc/\\1.c")
 
 set(isas portable)

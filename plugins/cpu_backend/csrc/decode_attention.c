@@ -36,6 +36,23 @@ static void add_rows(float *acc, const float *weights, const float *const *rows,
     }
 }
 
+/* q . rows[i] of VF rows: each sums in a vector of its own, and all are summed up together. */
+INLINE vf dots_of_tokens(const float *q, const float *const *rows, int64_t dim) {
+    vf sums[VF];
+    for (int i = 0; i < VF; i++) sums[i] = vf_zero();
+    int64_t d = 0;
+    for (; d + VF <= dim; d += VF) {
+        vf x = vf_load(q + d);
+#pragma GCC unroll 16
+        for (int i = 0; i < VF; i++) sums[i] = vf_fma(x, vf_load(rows[i] + d), sums[i]);
+    }
+    if (d < dim) {
+        vf x = vf_loadn(q + d, dim - d);
+        for (int i = 0; i < VF; i++) sums[i] = vf_fma(x, vf_loadn(rows[i] + d, dim - d), sums[i]);
+    }
+    return vf_sums(sums);
+}
+
 /* rows[i] as f32: themselves, or converted into `converted` [n, dim]. */
 static void rows_f32(int dtype, const void *const *rows, int64_t n, int64_t dim, float *converted,
                      const float **result) {
@@ -60,8 +77,9 @@ static void attend(const job *j, int64_t r, int64_t h, int64_t begin, int64_t en
         float *weights = converted + RUN * dim; /* [group, RUN] */
         kv_rows(&j->kv, KEY, table, h, t, n, rows);
         rows_f32(j->kv.dtype, rows, n, dim, converted, x);
+        for (int64_t i = n; i < div_up(n, VF) * VF; i++) x[i] = x[0]; /* scores of whole vectors of tokens */
         for (int64_t g = 0; g < j->group; g++) {
-            for (int64_t i = 0; i < n; i++) scores[i] = dot_f32(q + g * dim, x[i], dim);
+            for (int64_t i = 0; i < n; i += VF) vf_store(scores + i, dots_of_tokens(q + g * dim, x + i, dim));
             float keep = online_step(&state[g], scores, n, j->scale);
             scale_row(acc + g * dim, dim, keep);
             memcpy(weights + g * RUN, scores, (size_t)n * 4);

@@ -206,6 +206,19 @@ INLINE void vf_store_bf16(uint16_t *p, vf x) {
 
 INLINE vf vf_zero(void) { return vf_set1(0.0f); }
 
+/* The sums of VF vectors, side by side. */
+INLINE vf vf_sums(const vf *x) {
+#if defined(RTP_ISA_AVX2)
+    vf a = _mm256_hadd_ps(_mm256_hadd_ps(x[0], x[1]), _mm256_hadd_ps(x[2], x[3]));
+    vf b = _mm256_hadd_ps(_mm256_hadd_ps(x[4], x[5]), _mm256_hadd_ps(x[6], x[7]));
+    return _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
+#else
+    float sums[VF];
+    for (int i = 0; i < VF; i++) sums[i] = vf_sum(x[i]);
+    return vf_load(sums);
+#endif
+}
+
 /* Sixteen floats: one column of 16 weight rows, whatever VF is. */
 typedef struct {
     vf v[16 / VF];
