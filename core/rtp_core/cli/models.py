@@ -155,6 +155,7 @@ def _memory(checkpoint: Checkpoint, device: str, limits: LimitOptions) -> dict[s
         "weights_bytes": need.weights_bytes,
         "kv_bytes_per_token": need.kv_token_bytes,
         "work_space_bytes": need.work_space_bytes,
+        "replay_bytes": need.replay_bytes,
         "kv_tokens": found.kv_tokens,
         "budget_bytes": found.budget_bytes,
         "fits": found.problem == "",

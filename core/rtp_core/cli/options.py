@@ -91,6 +91,9 @@ class EngineOptions(LimitOptions, PlaceOptions):
     allow_device_fallback: Annotated[
         bool, option("--allow-device-fallback", "With --device auto: go on past a broken plugin.")
     ] = False
+    enforce_eager: Annotated[
+        bool, option("--enforce-eager", "Run decode steps op by op, also where they could be recorded and replayed.")
+    ] = False
 
     def config(self) -> dict[str, Any]:
         """Keyword arguments of LLM, but for the model. Raises ConfigError for values no engine can have."""

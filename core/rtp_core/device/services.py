@@ -128,11 +128,28 @@ class Services:
         return result
 
     def plan_attention(self, batch: AttentionBatch) -> Any:
-        """Whatever this device's attention wants to work out once per step; handed back as `batch.plan`."""
+        """Whatever this device's attention wants to work out once per step; handed back as `batch.plan`.
+
+        Before a recorded step is replayed it is asked again, with the recorded batch: the same buffers, other contents,
+        and as `batch.plan` what it returned before the recording. All of that plan's buffers it then writes anew; what
+        it returns is not looked at.
+        """
         return None
 
     def capture(self, step: Callable[[], None]) -> Callable[[], None] | None:
-        """Record a step of fixed shapes and return its replay. None: this device runs eagerly."""
+        """Run `step` once, recording what it does to the device's memory; return what does the same again.
+
+        Every replay finds the buffers of the recording at their addresses, with shapes as they were: it reads what they
+        hold by then, token ids, positions, slots, context lengths and block tables among them, and writes where
+        `step` wrote. Core keeps that memory, and asks `plan_attention` before every replay. Work that `step` leaves on
+        the host is not repeated, so a step in which an op reads contents there, or copies from or to the host, cannot
+        be recorded. Kernels' own memory may move between replays only if a replay asks for it anew.
+
+        None where this step cannot be recorded, or none can: it then runs op by op. A device that records at all
+        records an empty step. What `step` raises passes through, and the device is as if it had not been asked.
+        The replay raises as the ops do; one that failed can run again. Steps of one device are not recorded at once,
+        and a replay may be kept and called as long as the device is open. The default records nothing.
+        """
         return None
 
     def close(self) -> None:

@@ -137,7 +137,8 @@ def _load(
         scheduler = Scheduler(setting.limits, BlockManager(cache.num_blocks, cache.block_size))
         why_eager = setting.why_eager(device)
         replay = None if why_eager else _decode_replay(setting, plan, weights, cache, need)
-        why_eager = why_eager if replay is None else replay.problem
+        if replay is not None and replay.problem:
+            why_eager, replay = replay.problem, None  # its memory goes back
         engine = Engine(scheduler, ModelRunner(plan, weights, cache, replay), tokenizer)
     eos = frozenset(
         (

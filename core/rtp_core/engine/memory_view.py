@@ -13,7 +13,10 @@ from rtp_core.memory.tracer import When
 
 
 class MemoryView:
-    """`need` is what the start was planned with: weights, KV, work space. `kv_tokens`: what the KV cache holds."""
+    """`need` is what the start was planned with: weights, KV, work space, recorded decode steps.
+
+    kv_tokens: what the KV cache holds.
+    """
 
     def __init__(self, arena: Arena, need: MemoryNeed, kv_tokens: int, model: str) -> None:
         self._arena, self._model = arena, model

@@ -43,7 +43,7 @@ class KVCache:
 
 
 def cache_dtype(layout: KVLayout, dtype: DType, *, is_fast: bool) -> DType:
-    """What k and v are stored in: the layout's own choice, or `dtype`, the activations'. is_fast: under dtype "auto"."""
+    """What k and v are stored in: the layout's choice, or `dtype`, the activations'. `is_fast`: under dtype "auto"."""
     name = layout.fast_dtype if is_fast and layout.fast_dtype != "auto" else layout.dtype
     return dtype if name == "auto" else dtypes.parse(name)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import NoReturn, cast
 
 import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import NDArray
 
 from rtp_core import dtypes
@@ -26,17 +27,19 @@ class _HostRead(Exception):
     """A step that is being recorded wants a number that only a running one has."""
 
 
-class _Varying:
+class _Varying(NDArrayOperatorsMixin):
     """In place of the host's context lengths while a step is recorded: how many there are, not what they are."""
 
     def __init__(self, count: int) -> None:
-        self._count = count
+        self.shape = (count,)
 
     def __len__(self) -> int:
-        return self._count
+        return self.shape[0]
 
-    def __getitem__(self, key: object) -> NoReturn:
+    def _is_read(self, *args: object, **options: object) -> NoReturn:
         raise _HostRead
+
+    __getitem__ = __iter__ = __getattr__ = __array__ = __array_ufunc__ = __array_function__ = _is_read
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,12 @@ class DecodeReplay:
         self._staged = Buffer.borrow(self._host_ints), Buffer.borrow(self._host_tables)
         ops.copy(self._starts, Buffer.borrow(self._host_starts))
         self._rows: list[Sequence[int]] = [()] * max_num_seqs  # the block table that each row of the tables has
+        self._is_stale = False  # whether the device's tables are others
         self._recorded: dict[int, _Recorded] = {}
+        # What is recorded runs, so there must be a step that can: token 0 at position 0 of block 0.
+        self._host_ints[3] = 1
+        for buffer, staged in zip((self._ints, self._tables), self._staged, strict=True):
+            ops.copy(buffer, staged)
         self.problem = self._record(1)
 
     def logits(self, requests: Sequence[ScheduledRequest]) -> Buffer | None:
@@ -133,7 +141,7 @@ class DecodeReplay:
 
     def _bring(self, requests: Sequence[ScheduledRequest]) -> None:
         """The step's integers, to the device."""
-        block_size, changed = self._cache.block_size, False
+        block_size = self._cache.block_size
         tokens, starts, slots = [], [], []
         for row, (request, start, _, table) in enumerate(requests):
             output = request.output_token_ids
@@ -141,16 +149,17 @@ class DecodeReplay:
             starts.append(start)
             slots.append(table[start // block_size] * block_size + start % block_size)
             if table is not self._rows[row]:
-                self._write_tables(row, table)
-                changed = True
+                self._write_table(row, table)
         ints, count = self._host_ints, len(requests)
         ints[:3, :count] = tokens, starts, slots
         np.add(ints[1, :count], 1, out=ints[3, :count])
         self._device.copy(self._ints, self._staged[0])
-        if changed:
+        if self._is_stale:
             self._device.copy(self._tables, self._staged[1])
+            self._is_stale = False
 
-    def _write_tables(self, row: int, table: Sequence[int]) -> None:
+    def _write_table(self, row: int, table: Sequence[int]) -> None:
+        self._is_stale = True  # until it is there: a step that is interrupted in between runs again
         self._host_tables[row, : len(table)] = table
         self._rows[row] = table
 

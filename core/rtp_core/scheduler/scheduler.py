@@ -143,10 +143,11 @@ class Scheduler:
             if request.finish_reason is not None:
                 continue
             assert request.num_computed_tokens == start, f"request {request.request_id!r} was booked twice"
-            request.num_computed_tokens = computed = start + num_tokens
+            computed = start + num_tokens
             assert (token_id is not None) == (computed == request.num_tokens), (
                 f"token {token_id} for {request.request_id!r}"
             )
+            request.num_computed_tokens = computed
             if token_id is None:
                 continue
             request.output_token_ids.append(token_id)

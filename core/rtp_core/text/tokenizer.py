@@ -145,6 +145,23 @@ class Tokenizer:
         return token is not None and _BYTE_TOKEN.fullmatch(token) is not None
 
 
+def _apply(cut: Cut, inner: tokenizers.Tokenizer, where: str) -> None:
+    needed = inner.num_special_tokens_to_add(False)
+    if cut.max_tokens <= needed:
+        raise ConfigError(
+            f"texts of at most {cut.max_tokens} tokens",
+            where=where,
+            why=f"{needed} of them are special tokens",
+            hint=f"--max-model-len {needed + 1}, or more",
+        )
+    inner.enable_truncation(cut.max_tokens)
+    if cut.lowers:
+        lower = tokenizers.normalizers.Lowercase()
+        inner.normalizer = (
+            lower if inner.normalizer is None else tokenizers.normalizers.Sequence([lower, inner.normalizer])
+        )
+
+
 def _encodable(text: str) -> str:
     """`text` without lone surrogates, which no UTF-8 has; they become U+FFFD as in any lossy conversion."""
     try:

@@ -3,7 +3,7 @@
 # Tests may set RTP_CPU_ISAS, and RTP_CPU_EMULATED: sets to build out of AVX2, see tests_c/emulated.h.
 set(csrc ${CMAKE_CURRENT_LIST_DIR}/../csrc)
 set(kernel_files context_attention decode_attention elementwise gemm gemm_quant kv norm quantize rope rows rows16
-  softmax table)
+  sample softmax table)
 list(TRANSFORM kernel_files REPLACE "(.+)" "${csrc}/\\1.c")
 
 set(family)

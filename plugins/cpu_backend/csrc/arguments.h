@@ -34,8 +34,10 @@
 #define ARGUMENTS_top_k(A) \
     A(int, dtype) A(void *, values) A(int32_t *, indices) A(const void *, x) A(int64_t, rows) A(int64_t, cols) \
     A(int64_t, k) A(int64_t, x_row)
-#define ARGUMENTS_argmax(A) \
-    A(float *, values) A(int32_t *, indices) A(const float *, x) A(int64_t, rows) A(int64_t, cols) A(int64_t, x_row)
+#define ARGUMENTS_sample(A) \
+    A(float *, values) A(int32_t *, indices) A(const float *, x) A(const float *, temperature) \
+    A(const int64_t *, top_k) A(const float *, top_p) A(const float *, min_p) A(const double *, uniforms) \
+    A(int64_t, rows) A(int64_t, cols) A(int64_t, x_row)
 #define ARGUMENTS_copy(A) \
     A(int, itemsize) A(int, rank) A(const int64_t *, shape) A(void *, dst) A(const int64_t *, dst_strides) \
     A(const void *, src) A(const int64_t *, src_strides)

@@ -121,6 +121,8 @@ static void quantize_rows(void *argument, int64_t begin, int64_t end, void *scra
 INLINE void tile_of(const job *j, const int rows, const int kind, const rows16_scheme s, const int from_panel,
                     int64_t m0, const uint8_t *w, int64_t g0, int64_t g1, float *values) {
     const int halves = rows16_halves(s);
+    /* A panel of symmetric weights at two levels may be of nibbles, too. */
+    const int has_start = dots_bias(kind) || (s.is_nibbles && s.offset) || (from_panel && kind == WIDE);
     const int64_t size = kind == WIDE ? 2 : 1;
     v16 acc[TILE_ROWS];
 #pragma GCC unroll 12
@@ -138,27 +140,18 @@ INLINE void tile_of(const job *j, const int rows, const int kind, const rows16_s
             dots16 sums[TILE_ROWS];
 #pragma GCC unroll 12
             for (int m = 0; m < rows; m++) sums[m] = dots_zero();
-            if (from_panel) { /* one line at a time: more of them need more registers than there are */
-#pragma GCC unroll 1
-                for (int q = h * LINES / halves; q < (h + 1) * LINES / halves; q++) {
-                    line16 line = line_load(lines + q * LINE);
-#pragma GCC unroll 12
-                    for (int m = 0; m < rows; m++) dots_add(kind, &sums[m], line, a + m * a_row + 4 * q * size);
-                    __asm__ volatile("" ::: "memory"); /* nor the next one's loads */
-                }
-            } else {
 #pragma GCC unroll 8
-                for (int q = h * LINES / halves; q < (h + 1) * LINES / halves; q++) {
-                    line16 line = rows16_line(s, kind, lines, q);
+            for (int q = h * LINES / halves; q < (h + 1) * LINES / halves; q++) {
+                line16 line = from_panel ? line_load(lines + q * LINE) : rows16_line(s, kind, lines, q);
 #pragma GCC unroll 12
-                    for (int m = 0; m < rows; m++) dots_add(kind, &sums[m], line, a + m * a_row + 4 * q * size);
-                }
+                for (int m = 0; m < rows; m++) dots_add(kind, &sums[m], line, a + m * a_row + 4 * q * size);
             }
             v16 scale = from_panel ? v16_load(panel->scales[h]) : rows16_scale(s, block, g, h);
 #pragma GCC unroll 12
             for (int m = 0; m < rows; m++) {
                 const int64_t place = (m0 + m) * j->groups + g;
-                int32_t start = j->starts[2 * place + h] + (halves == 1 ? j->starts[2 * place + 1] : 0);
+                int32_t start = 0;
+                if (has_start) start = j->starts[2 * place + h] + (halves == 1 ? j->starts[2 * place + 1] : 0);
                 acc[m] = v16_fma(dots_done(kind, sums[m], start), v16_mul1(scale, j->scales[place]), acc[m]);
             }
         }

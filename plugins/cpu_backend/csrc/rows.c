@@ -1,7 +1,5 @@
 /* Rows picked, ranked and moved: gather_rows, top_k and the strided copy. */
 
-#include <math.h>
-
 #include "tile.h"
 
 /* ---- gather_rows ---- */
@@ -98,43 +96,6 @@ int KERNEL(top_k)(rtp_cpu_device *device, int dtype, void *values, int32_t *indi
     }
     top_job j = {dtype, values, indices, x, cols, k, x_row};
     rtp_pool_run(device->pool, top_rows, &j, rows, grain_for(2 * cols));
-    return RTP_CPU_OK;
-}
-
-/* ---- argmax ---- */
-
-typedef struct {
-    float *values;
-    int32_t *indices;
-    const float *x;
-    int64_t cols, x_row;
-} argmax_job;
-
-/* The largest by vectors, then its place: two passes over a row are as fast as memory, one with places is not. */
-static void argmax_rows(void *argument, int64_t begin, int64_t end, void *scratch) {
-    const argmax_job *j = argument;
-    (void)scratch;
-    for (int64_t row = begin; row < end; row++) {
-        const float *x = j->x + row * j->x_row;
-        vf bad = vf_zero(), one = vf_set1(1), infinity = vf_set1(INFINITY);
-        FOR_VECTORS (j->cols) bad = vf_max(bad, vf_if_less(LOAD(x), infinity, vf_zero(), one));
-        float top = tile_max(x, j->cols, -INFINITY);
-        int64_t place = 0;
-        while (place < j->cols - 1 && x[place] != top) place++;
-        j->values[row] = vf_sum(bad) > 0 ? NAN : top;
-        j->indices[row] = (int32_t)place;
-    }
-}
-
-int KERNEL(argmax)(rtp_cpu_device *device, float *values, int32_t *indices, const float *x, int64_t rows, int64_t cols,
-                   int64_t x_row) {
-    if (cols < 1 || cols > INT32_MAX) return RTP_CPU_BAD_ARGUMENT;
-    if (rtp_pool_rehearses(device->pool)) { /* which token it is makes no difference: one that is there */
-        for (int64_t i = 0; i < rows; i++) values[i] = 0, indices[i] = 0;
-        return RTP_CPU_OK;
-    }
-    argmax_job j = {values, indices, x, cols, x_row};
-    rtp_pool_run(device->pool, argmax_rows, &j, rows, grain_for(cols));
     return RTP_CPU_OK;
 }
 

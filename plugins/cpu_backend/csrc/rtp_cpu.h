@@ -136,10 +136,12 @@ int rtp_cpu_gather_rows(rtp_cpu_device *device, int out_dtype, void *out, int ta
 int rtp_cpu_top_k(rtp_cpu_device *device, int dtype, void *values, int32_t *indices, const void *x, int64_t rows,
                   int64_t cols, int64_t k, int64_t x_row);
 
-/* The first largest of each row of f32, and its place. A row with NaN or +inf has NaN for its largest.
-   x: [rows, cols]; values, indices: [rows]; cols >= 1. */
-int rtp_cpu_argmax(rtp_cpu_device *device, float *values, int32_t *indices, const float *x, int64_t rows, int64_t cols,
-                   int64_t x_row);
+/* A token for each row of logits, as host_sampling.sample of rtp-core defines it, and the row's largest logit: NaN in a
+   row with NaN or +inf, whose token means nothing. Rows of temperature 0 get the first largest.
+   x: [rows, cols]; all else: [rows]; cols >= 1. */
+int rtp_cpu_sample(rtp_cpu_device *device, float *values, int32_t *indices, const float *x, const float *temperature,
+                   const int64_t *top_k, const float *top_p, const float *min_p, const double *uniforms, int64_t rows,
+                   int64_t cols, int64_t x_row);
 
 /* dst[...] = src[...] for elements of `itemsize` bytes (1, 2, 4, 8); 1 <= rank <= 6; strides per axis. No overlap. */
 int rtp_cpu_copy(rtp_cpu_device *device, int itemsize, int rank, const int64_t *shape, void *dst,

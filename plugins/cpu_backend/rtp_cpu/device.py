@@ -48,7 +48,6 @@ from rtp_cpu.views import has_contiguous_rows, rows_of
 
 MAX_COPY_RANK = 6
 REHEARSAL_ROOM = 8  # times the host's memory: what does not fit into the arena shall be measured too
-_cast = ffi.cast
 _INDEX_TYPES = (dtypes.int32, dtypes.int64)
 
 
@@ -348,12 +347,17 @@ class CpuDevice(Device):
         min_p: NDArray[np.float32],
         uniforms: NDArray[np.float64],
     ) -> NDArray[np.int64]:
-        """Greedy rows by one kernel; what is to be drawn, and errors, are the default's."""
+        """The default in one kernel; errors are the default's own."""
         peaks, ids = np.empty(logits.shape[0], np.float32), np.empty(logits.shape[0], np.int32)
-        places = _cast("float *", peaks.ctypes.data), _cast("int32_t *", ids.ctypes.data)
-        if status := lib.rtp_cpu_argmax(self._handle, *places, pointer(logits), *logits.shape, logits.strides[0]):
+        arrays = (
+            ("float", peaks), ("int32_t", ids), ("float", temperature), ("int64_t", top_k), ("float", top_p),
+            ("float", min_p), ("double", uniforms),
+        )  # fmt: skip
+        values, indices, *chosen_by = (ffi.from_buffer(f"{ctype}[]", array) for ctype, array in arrays)
+        sizes = *logits.shape, logits.strides[0]
+        if status := lib.rtp_cpu_sample(self._handle, values, indices, pointer(logits), *chosen_by, *sizes):
             self._native.fail(status, "sample", logits)
-        if temperature.any() or not np.isfinite(peaks).all():
+        if not np.isfinite(peaks).all():
             return super().sample(
                 logits, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, uniforms=uniforms
             )

@@ -68,10 +68,10 @@ class Native:
         try:
             step()
         finally:
-            tape = lib.rtp_cpu_recorded(self.handle)
+            tape = ffi.gc(lib.rtp_cpu_recorded(self.handle), lib.rtp_cpu_tape_destroy)
         if tape == NULL:
             return None
-        tape, views = ffi.gc(tape, lib.rtp_cpu_tape_destroy), tuple(self._kv.values())  # which its calls point to
+        views = tuple(self._kv.values())  # which its calls point to
         handle, run = self.handle, lib.rtp_cpu_replay
 
         def replay(_alive: object = views) -> None:

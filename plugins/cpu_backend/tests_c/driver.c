@@ -73,6 +73,15 @@ int32_t *int32s(int64_t count) {
     return p;
 }
 
+int greedy(rtp_cpu_device *device, float *values, int32_t *indices, const float *x, int64_t rows, int64_t cols,
+           int64_t x_row) {
+    static const float zeros[MAX_GREEDY], ones[MAX_GREEDY];
+    static const int64_t all[MAX_GREEDY];
+    static const double uniforms[MAX_GREEDY];
+    require(rows <= MAX_GREEDY, "few enough rows");
+    return rtp_cpu_sample(device, values, indices, x, zeros, all, ones, zeros, uniforms, rows, cols, x_row);
+}
+
 void *give_space(void *space, int64_t bytes) {
     work_space *s = space;
     free(s->block);

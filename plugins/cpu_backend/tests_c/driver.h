@@ -45,6 +45,11 @@ typedef struct {
     int is_exhausted;
 } work_space;
 
+/* rtp_cpu_sample of up to MAX_GREEDY rows at temperature 0: the first largest of each. */
+enum { MAX_GREEDY = 128 };
+int greedy(rtp_cpu_device *device, float *values, int32_t *indices, const float *x, int64_t rows, int64_t cols,
+           int64_t x_row);
+
 void *give_space(void *space, int64_t bytes); /* an rtp_cpu_scratch */
 
 void test_device(int isa);

@@ -69,8 +69,7 @@ int scene_run(scene *s, rtp_cpu_device *device) {
         status = rtp_cpu_gemm(device, f32, s->logits.data, s->attended.data, RTP_CPU_BF16, s->table.data, 0, NULL, 1,
                               TOKENS, SCENE_VOCABULARY, LINES, SCENE_VOCABULARY, LINES, WIDTH, 1, NULL);
     if (!status)
-        status = rtp_cpu_argmax(device, s->top.data, s->best, s->logits.data, TOKENS, SCENE_VOCABULARY,
-                                SCENE_VOCABULARY);
+        status = greedy(device, s->top.data, s->best, s->logits.data, TOKENS, SCENE_VOCABULARY, SCENE_VOCABULARY);
     return status;
 }
 

@@ -129,6 +129,32 @@ static void row_kernels(rtp_cpu_device *device, int dtype, int64_t rows, int64_t
     tensor_free(&w), tensor_free(&bias), tensor_free(&mask), tensor_free(&values);
 }
 
+/* What is drawn passes the filters; which one it is, the tests in Python compare with the definition. */
+static void drawn(rtp_cpu_device *device, int64_t rows, int64_t cols) {
+    tensor x = tensor_random(RTP_CPU_F32, rows * cols), top = tensor_random(RTP_CPU_F32, rows);
+    int32_t *places = int32s(rows);
+    float temperature[8], top_p[8], min_p[8];
+    int64_t top_k[8];
+    double uniforms[8];
+    for (int64_t r = 0; r < rows; r++) {
+        temperature[r] = (float)(random_below(3) + 1) / 2, top_p[r] = (float)(random_below(10) + 1) / 10;
+        min_p[r] = (float)random_below(4) / 4, top_k[r] = random_below(3) * 5, uniforms[r] = (double)random_below(1000) / 1000;
+    }
+    require(!rtp_cpu_sample(device, top.data, places, x.data, temperature, top_k, top_p, min_p, uniforms, rows, cols, cols),
+            "sample");
+    tensor_read(&top);
+    for (int64_t r = 0; r < rows; r++) {
+        require(places[r] >= 0 && places[r] < cols, "a token of the row");
+        const float *row = x.values + r * cols;
+        int64_t ahead = 0;
+        for (int64_t c = 0; c < cols; c++) ahead += row[c] > row[places[r]];
+        require(!top_k[r] || ahead < top_k[r], "one of the best k");
+        require(expf((row[places[r]] - top.values[r]) / temperature[r]) >= min_p[r] * 0.9999f, "probable enough");
+    }
+    tensor_free(&x), tensor_free(&top);
+    free(places);
+}
+
 static void argmax(rtp_cpu_device *device, int64_t rows, int64_t cols, int64_t gap) {
     int64_t stride = cols + gap;
     tensor x = tensor_random(RTP_CPU_F32, rows ? rows * stride - gap : 0), top = tensor_random(RTP_CPU_F32, rows);
@@ -137,7 +163,7 @@ static void argmax(rtp_cpu_device *device, int64_t rows, int64_t cols, int64_t g
     for (int64_t i = 0; i < x.count; i++) data[i] = (float)(random_below(9) - 4); /* many ties */
     if (rows > 1)
         for (int64_t c = 0; c < cols; c++) data[stride + c] = -INFINITY;
-    require(!rtp_cpu_argmax(device, top.data, places, x.data, rows, cols, stride), "argmax");
+    require(!greedy(device, top.data, places, x.data, rows, cols, stride), "argmax");
     tensor_read(&top);
     for (int64_t r = 0; r < rows; r++) {
         const float *row = data + r * stride;
@@ -149,7 +175,7 @@ static void argmax(rtp_cpu_device *device, int64_t rows, int64_t cols, int64_t g
         const float kept = data[c];
         for (int is_nan = 0; is_nan < 2; is_nan++) {
             data[c] = is_nan ? NAN : INFINITY;
-            require(!rtp_cpu_argmax(device, top.data, places, x.data, 1, cols, stride), "argmax");
+            require(!greedy(device, top.data, places, x.data, 1, cols, stride), "argmax");
             tensor_read(&top);
             require(isnan(top.values[0]) && places[0] >= 0 && places[0] < cols, "no largest number");
         }
@@ -211,8 +237,9 @@ void test_elements(rtp_cpu_device *device) {
     for (int i = 1; i < SIZES; i++) {
         argmax(device, i % 4, sizes[i], 0);
         argmax(device, 65, sizes[i], 3);
+        if (sizes[i]) drawn(device, 7, sizes[i]);
     }
-    require(rtp_cpu_argmax(device, NULL, NULL, NULL, 0, 0, 0) == RTP_CPU_BAD_ARGUMENT, "argmax of no columns");
+    require(greedy(device, NULL, NULL, NULL, 0, 0, 0) == RTP_CPU_BAD_ARGUMENT, "argmax of no columns");
     copies(device);
     require(rtp_cpu_activation(device, 99, RTP_CPU_F32, NULL, NULL, 0, 0, 0, 0) == RTP_CPU_BAD_ARGUMENT,
             "unknown kind");

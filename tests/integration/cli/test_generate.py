@@ -38,7 +38,7 @@ def test_json_has_tokens_reason_device_and_timings(generate: RunRtp, model: Path
     assert all(value > 0 for value in times.values())
     decoded = len(found["token_ids"]) - 1
     assert times["decode_tokens_per_s"] == pytest.approx(decoded / times["decode_s"])
-    assert result.stderr == ""
+    assert result.stderr == "ref:0: decode steps run op by op: this device records no steps\n"
 
 
 def test_a_single_token_has_no_decode_speed(generate: RunRtp) -> None:

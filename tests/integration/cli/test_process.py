@@ -154,7 +154,7 @@ def test_a_terminal_gets_its_text_whole_under_a_locale_that_cannot_show_it(
 
 
 def test_a_reader_that_goes_away_ends_it_quietly(model: Path) -> None:
-    arguments = command("generate", "z", "--raw", "--max-tokens", 60000, *on_ref(model))
+    arguments = command("generate", "z", "--raw", "--max-tokens", 60000, "--enforce-eager", *on_ref(model))
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stderr is not None
         assert process.stdout.read(3) == b"yxz"

@@ -39,6 +39,22 @@ def test_a_table_handed_out_does_not_change_later():
     assert len(table) == 1
 
 
+def test_a_table_is_the_same_object_while_it_has_the_same_blocks():
+    blocks = BlockManager(8, 4)
+    blocks.allocate("a", 3)
+    blocks.allocate("b", 1)
+    table, other = blocks.block_table("a"), blocks.block_table("b")
+    assert blocks.extend("a", 4) and blocks.extend("a", 2) and not blocks.extend("a", 33)
+    assert blocks.block_table("a") is table
+    assert blocks.extend("a", 5)
+    longer = blocks.block_table("a")
+    assert longer is not table and longer[:1] == table
+    assert blocks.block_table("a") is longer and blocks.block_table("b") is other
+    blocks.free("a")
+    blocks.allocate("a", 8)
+    assert blocks.block_table("a") == longer and blocks.block_table("a") is not longer, "blocks of another life"
+
+
 def test_too_few_blocks_is_false_and_changes_nothing():
     blocks = BlockManager(3, 4)
     assert blocks.allocate("a", 5)

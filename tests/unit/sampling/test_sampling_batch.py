@@ -81,3 +81,34 @@ def test_a_request_draws_the_same_in_any_batch():
 def test_an_empty_batch_and_one_without_logprobs_ask_for_none():
     assert SamplingBatch.of([]).num_logprobs.tolist() == []
     assert SamplingBatch.of([make_request("a", 0, 0)]).num_logprobs.tolist() == [-1]
+
+
+def test_the_next_batch_is_that_of_the_same_requests_one_token_later():
+    requests = [
+        make_request("a", 5, 0, temperature=0),
+        make_request("b", 6, 3, temperature=0.5, top_k=7, logprobs=4),
+        make_request("c", 7, 1),
+    ]
+    batch = SamplingBatch.of(requests)
+    for _ in range(3):
+        for request in requests:
+            request.output_token_ids.append(9)
+        batch, anew = batch.next(requests), SamplingBatch.of(requests)
+        for name in SamplingBatch.__dataclass_fields__:
+            np.testing.assert_array_equal(getattr(batch, name), getattr(anew, name), err_msg=name)
+    assert batch.uniforms.tolist() == [0.0, uniform(6, 6), uniform(7, 4)]
+
+
+def test_greedy_requests_need_no_next_batch():
+    requests = [make_request("a", 5, 0, temperature=0), make_request("b", 6, 2, temperature=0, logprobs=1)]
+    batch = SamplingBatch.of(requests)
+    assert batch.is_greedy and batch.has_logprobs
+    requests[0].output_token_ids.append(9)
+    assert batch.next(requests) is batch
+    drawn = SamplingBatch.of([*requests, make_request("c", 7, 1)])
+    assert not drawn.is_greedy and drawn.next([*requests, make_request("c", 7, 2)]) is not drawn
+
+
+def test_whether_there_are_logprobs_is_about_any_request():
+    assert not SamplingBatch.of([make_request("a", 0, 0)]).has_logprobs
+    assert SamplingBatch.of([make_request("a", 0, 0), make_request("b", 0, 0, logprobs=0)]).has_logprobs

@@ -149,6 +149,27 @@ def test_prefills_share_a_step_up_to_the_budget_and_go_on_in_chunks():
     assert [request.request_id for request in changed] == ["a", "b", "c"]
 
 
+def test_the_last_chunk_of_a_prompt_is_a_decode_where_it_is_one_token():
+    scheduler, runner = make_scheduler(tokens=6), ToyRunner(4)
+    scheduler.add(make_request("a", range(2, 9), eos=False, max_tokens=3))
+    batch, changed = step(scheduler, runner)
+    assert (shape(batch), batch.num_decode, changed) == ([("a", 0, 6)], 0, [])
+    scheduler.add(make_request("b", range(2, 13), eos=False, max_tokens=2))
+    batch = scheduler.schedule()
+    assert shape(batch) == [("a", 6, 1), ("b", 0, 5)]
+    assert batch.num_decode == 1 and batch.requests[0].is_decode and batch.requests[0].yields_token
+    changed = scheduler.update(batch, runner.run(batch))
+    assert [request.request_id for request in changed] == ["a"]
+    assert shape(step(scheduler, runner)[0]) == [("a", 7, 1), ("b", 5, 5)]
+    batch, changed = step(scheduler, runner)
+    assert shape(batch) == [("a", 8, 1), ("b", 10, 1)]
+    assert batch.num_decode == batch.num_tokens == 2  # one has outputs, the other has none yet
+    assert [request.output_token_ids for request in changed] == [
+        expected_output(request, 64)[0][: len(request.output_token_ids)] for request in changed
+    ]
+    drain(scheduler, runner)
+
+
 def test_decodes_go_on_while_a_long_prompt_is_prefilled():
     scheduler, runner = make_scheduler(num_blocks=32, tokens=8), ToyRunner(4)
     for name in "ab":

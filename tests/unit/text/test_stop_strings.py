@@ -34,6 +34,23 @@ def test_text_ends_before_the_stop_string_that_completes_first(pieces: list[str]
     assert (emitted, checker.stopped_by) == (whole, by)
 
 
+@settings(derandomize=True, max_examples=500)
+@given(pieces=st.lists(st.text(alphabet="ab", max_size=4), max_size=10), stop=st.lists(SHORT, max_size=4))
+def test_what_is_held_back_is_the_longest_end_that_begins_a_stop_string(pieces: list[str], stop: list[str]) -> None:
+    checker = StopChecker(stop)
+    text = emitted = ""
+    for piece in pieces:
+        text += piece
+        emitted += checker.feed(piece)
+        whole, by = expected(text, stop)
+        if by is not None:
+            assert (emitted, checker.stopped_by) == (whole, by)
+            return
+        ends = [text[i:] for i in range(len(text) + 1)]
+        held = next(end for end in ends if not end or any(s.startswith(end) for s in stop))
+        assert emitted + held == text
+
+
 def test_only_the_possible_start_of_a_stop_string_is_held_back() -> None:
     checker = StopChecker(["</answer>"])
     assert checker.feed("yes </") == "yes "
