@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -62,14 +63,21 @@ def emulated_isas() -> list[str]:
     lacking = [isa for isa, needed in EMULATED.items() if not needed <= flags]
     if not lacking or platform.machine() not in ("x86_64", "AMD64"):
         return []
-    probe = (os.environ.get("CC", "cc"), "-E", "-include", "simde/x86/avx512.h", "-x", "c", os.devnull)
-    if flags >= AVX2 and subprocess.run(probe, check=False, capture_output=True).returncode == 0:
+    if flags >= AVX2 and has_header("simde/x86/avx512.h"):
         return lacking
     print(
         f"{', '.join(lacking)}: skipped, this machine lacks them and emulates none without AVX2 and libsimde-dev",
         flush=True,
     )
     return []
+
+
+def has_header(name: str) -> bool:
+    compiler = shlex.split(os.environ.get("CC", "cc"))
+    if shutil.which(compiler[0]) is None:
+        return False
+    probe = (*compiler, "-E", "-include", name, "-x", "c", os.devnull)
+    return subprocess.run(probe, check=False, capture_output=True).returncode == 0
 
 
 def main() -> int:
