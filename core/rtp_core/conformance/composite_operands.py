@@ -256,7 +256,7 @@ def later_layer(b: Bench) -> Call:
     return call(x, residual, _layer(b, step), step.cache.kv, step.batch)
 
 
-@operands("encoder_layer", features=(*LAYER_FEATURES, "layer_norm", "moe"), weights="any", min_rows=5)
+@operands("encoder_layer", features=("bias", "layer_norm", "moe"), weights="any", min_rows=5)
 def three_requests(b: Bench) -> Call:
     x = b.normal(9, b.dims.hidden_size, role=Role.SPENT)
     return call(x, _layer(b, None), (4, 1, 4))
