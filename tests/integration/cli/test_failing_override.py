@@ -44,7 +44,8 @@ class FailingDevice(ReferenceDevice):
 def failing(monkeypatch: pytest.MonkeyPatch) -> Iterator[FailingDevice]:
     device = FailingDevice(DeviceInfo("acme:0", "test", 1 << 30, 1 << 30), DeviceConfig(memory_budget=64 << 20))
     device._calls, device._error = [], None
-    monkeypatch.setattr(loading, "open_for", lambda config, info: device)
+    monkeypatch.setattr(loading, "find", lambda name, **options: (None, None))
+    monkeypatch.setattr(loading, "_create", lambda plugin, found, config, info: device)
     yield device
     if device._error is not None:
         device._error.__traceback__ = None  # it holds the operands of what failed
