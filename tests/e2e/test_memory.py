@@ -119,7 +119,7 @@ def test_the_default_model_takes_what_its_forecast_says(default_model_path: Path
         observed = arena.stats().peak_reach_bytes - base.peak_reach_bytes
         kv_bytes = told.need.kv_bytes(llm.memory.kv_tokens)
         assert told.need.weights_bytes == pytest.approx(base.persistent_bytes - kv_bytes, rel=0.05)
-        assert told.need.kv_token_bytes == 30 * 2 * 3 * 64 * 4
+        assert told.need.kv_token_bytes == 30 * 2 * 3 * 64 * 2
         assert observed <= (told.need.work_space_bytes or 0) <= 1.1 * observed
         assert base.total_bytes == pytest.approx(told.need.fixed_bytes + kv_bytes, rel=0.01), "no more than is needed"
     assert llm.memory.kv_tokens == 8 * 1024
