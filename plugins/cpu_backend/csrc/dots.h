@@ -85,7 +85,7 @@ typedef struct {
 #define DOT_WORDS(sum, a, b) _mm256_dpwssd_avx_epi32(sum, a, b)
 INLINE int32_t dots_bias(const int kind) { return kind == BYTES ? 128 : 0; }
 #else
-/* Added in place: left to itself the compiler copies running sums about, a fifth of all instructions. */
+/* Added in place: left to itself the compiler copies running sums about. */
 INLINE __m256i add_words(__m256i sum, __m256i x) {
     __asm__("vpaddw %1, %0, %0" : "+x"(sum) : "x"(x));
     return sum;

@@ -35,8 +35,7 @@ int KERNEL(gather_rows)(rtp_cpu_device *device, int out_dtype, void *out, int ta
                         const int32_t *ids, int64_t count, int64_t table_rows, int64_t cols, int64_t out_row,
                         int64_t table_row) {
     if (!is_dtype(out_dtype) || !is_dtype(table_dtype)) return RTP_CPU_BAD_ARGUMENT;
-    for (int64_t t = 0; t < count; t++)
-        if (ids[t] < 0 || ids[t] >= table_rows) return RTP_CPU_OUT_OF_RANGE;
+    if (count && !rows_are_valid(ids, count, table_rows)) return RTP_CPU_OUT_OF_RANGE;
     gather_job j = {out_dtype, table_dtype, out, table, ids, cols, out_row, table_row};
     rtp_pool_run(device->pool, gather, &j, count, grain_for(cols));
     return RTP_CPU_OK;
