@@ -40,6 +40,11 @@ class Engine:
         self._texts: dict[str, TextOutput] = {}
 
     @property
+    def why_eager(self) -> str:
+        """Why decode steps that were to be replayed run op by op, or ""."""
+        return self._runner.why_eager
+
+    @property
     def has_unfinished(self) -> bool:
         return self._scheduler.has_unfinished
 

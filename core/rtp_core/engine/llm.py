@@ -81,7 +81,8 @@ class LLM:
     @property
     def why_eager(self) -> str:
         """Why decode steps run op by op; "" where the device has recorded them and they are replayed."""
-        return self._loaded.why_eager
+        engine = self._loaded.engine
+        return self._loaded.why_eager or (engine.why_eager if isinstance(engine, Engine) else "")
 
     @property
     def memory(self) -> MemoryView:

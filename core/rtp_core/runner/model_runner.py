@@ -33,6 +33,11 @@ class ModelRunner:
         self._sampling: tuple[list[Request], SamplingBatch] = [], SamplingBatch.of(())
 
     @property
+    def why_eager(self) -> str:
+        """Why recorded decode steps are no longer replayed, or ""."""
+        return "" if self._replay is None else self._replay.problem
+
+    @property
     def features(self) -> frozenset[str]:
         """What requests may ask of the ops."""
         return self._plan.dynamic
