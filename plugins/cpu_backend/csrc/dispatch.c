@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "arguments.h"
+#include "rows16.h"
 #include "tape.h"
 
 int rtp_cpu_isa_available(int isa) { return rtp_kernels_of(isa) != NULL; }
@@ -25,7 +26,10 @@ void rtp_cpu_device_destroy(rtp_cpu_device *device) {
     free(device);
 }
 
-int64_t rtp_cpu_rows16_bytes(int scheme, int64_t n, int64_t k) { return rtp_cpu_kernels_portable()->rows16_bytes(scheme, n, k); }
+int64_t rtp_cpu_rows16_bytes(int scheme, int64_t n, int64_t k) {
+    if (!is_scheme(scheme) || n < 0 || k < 0 || k % rows16_unit(rows16_of(scheme))) return 0;
+    return div_up(n, ROWS) * rows16_group_bytes(rows16_of(scheme), k / GROUP);
+}
 
 /* ---- capture ---- */
 

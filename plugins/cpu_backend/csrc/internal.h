@@ -19,7 +19,6 @@
 /* clang-format on */
 
 struct rtp_cpu_kernels {
-    int64_t (*rows16_bytes)(int scheme, int64_t n, int64_t k); /* the same in all */
 #define RTP_MEMBER(name) __typeof__(rtp_cpu_##name) *name;
     RTP_KERNELS(RTP_MEMBER)
 #undef RTP_MEMBER

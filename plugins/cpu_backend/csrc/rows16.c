@@ -2,11 +2,6 @@
 
 #include "plain.h"
 
-int64_t KERNEL(rows16_bytes)(int scheme, int64_t n, int64_t k) {
-    if (!is_scheme(scheme) || n < 0 || k < 0 || k % rows16_unit(rows16_of(scheme))) return 0;
-    return div_up(n, ROWS) * rows16_group_bytes(rows16_of(scheme), k / GROUP);
-}
-
 /* ---- plain to rows16 ---- */
 
 typedef struct {

@@ -4,10 +4,9 @@
 
 #define RTP_DECLARE(name) __typeof__(rtp_cpu_##name) KERNEL(name);
 RTP_KERNELS(RTP_DECLARE)
-__typeof__(rtp_cpu_rows16_bytes) KERNEL(rows16_bytes);
 
 const struct rtp_cpu_kernels *KERNEL(kernels)(void) {
 #define RTP_ENTRY(name) .name = KERNEL(name),
-    static const struct rtp_cpu_kernels kernels = {.rows16_bytes = KERNEL(rows16_bytes), RTP_KERNELS(RTP_ENTRY)};
+    static const struct rtp_cpu_kernels kernels = {RTP_KERNELS(RTP_ENTRY)};
     return &kernels;
 }
