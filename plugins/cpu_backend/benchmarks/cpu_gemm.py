@@ -75,7 +75,7 @@ def main() -> None:
 
         def step(calls: Any = calls, px: Any = px, py: Any = py, rows: int = rows) -> None:
             for scheme, w, n, k in calls:
-                sizes = (rows, n, k, VOCABULARY[0], 1536)
+                sizes = (rows, n, k, n, k)
                 lib.rtp_cpu_gemm_rows16(device, scheme, 1, 0, py, px, w, 0, ffi.NULL, *sizes)
 
         seconds = best_of(5 if rows > 16 else 20, step)

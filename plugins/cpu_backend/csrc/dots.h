@@ -4,8 +4,9 @@
      NIBBLES  codes of 0 to 15, int8 activations
      BYTES    codes of -128 to 127 stored as unsigned with 128 added, int8 activations
      WIDE     codes as in BYTES (nibbles come here through `line_biased`), int16 activations
-   `dots_add` adds a line's products with 4 activations; `dots_done` gives the sums with `start` added, as floats. Where an
-   ISA multiplies unsigned codes, `dots_bias` tells what each is too large by: start makes up for it. */
+   `dots_add` adds a line's products with 4 activations; `dots_done` gives the sums with `start` added, as floats, wherever
+   an ISA adds it: in `dots_start` or at the end. Where codes are multiplied as unsigned, `dots_bias` tells what each is too
+   large by: start makes up for it. */
 
 #ifndef RTP_CPU_DOTS_H
 #define RTP_CPU_DOTS_H
@@ -41,7 +42,23 @@ INLINE line16 line_high(const uint8_t *p) {
 INLINE line16 line_biased(line16 w) { return (line16){_mm512_or_si512(w.codes, _mm512_set1_epi8((char)-128))}; }
 INLINE void line_store(uint8_t *p, line16 w) { _mm512_storeu_si512(p, w.codes); }
 
-INLINE dots16 dots_zero(void) { return (dots16){{_mm512_setzero_si512(), _mm512_setzero_si512()}}; }
+INLINE dots16 dots_start(const int kind, int32_t start) {
+    return (dots16){{_mm512_set1_epi32(kind == WIDE ? 0 : start), _mm512_setzero_si512()}};
+}
+
+/* Activations from memory to all lanes within the instruction: the compiler makes two of it. */
+#if defined(RTP_ISA_EMULATED)
+INLINE __m512i dot_bytes(__m512i sum, __m512i u, const void *a) {
+    int32_t four;
+    memcpy(&four, a, 4);
+    return _mm512_dpbusd_epi32(sum, u, _mm512_set1_epi32(four));
+}
+#else
+INLINE __m512i dot_bytes(__m512i sum, __m512i u, const void *a) {
+    __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(u), "m"(*(const char(*)[4])a));
+    return sum;
+}
+#endif
 
 INLINE void dots_add(const int kind, dots16 *d, line16 w, const void *a) {
     if (kind == WIDE) { /* rows 0 to 7 and 8 to 15, two sums of two products each a row */
@@ -53,9 +70,7 @@ INLINE void dots_add(const int kind, dots16 *d, line16 w, const void *a) {
         d->sum[0] = _mm512_dpwssd_epi32(d->sum[0], low, x);
         d->sum[1] = _mm512_dpwssd_epi32(d->sum[1], high, x);
     } else {
-        int32_t four;
-        memcpy(&four, a, 4);
-        d->sum[0] = _mm512_dpbusd_epi32(d->sum[0], w.codes, _mm512_set1_epi32(four));
+        d->sum[0] = dot_bytes(d->sum[0], w.codes, a);
     }
 }
 
@@ -66,8 +81,9 @@ INLINE v16 dots_done(const int kind, dots16 d, int32_t start) {
         const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
         sum = _mm512_add_epi32(_mm512_permutex2var_epi32(d.sum[0], even, d.sum[1]),
                                _mm512_permutex2var_epi32(d.sum[0], odd, d.sum[1]));
+        sum = _mm512_add_epi32(sum, _mm512_set1_epi32(start));
     }
-    return (v16){{_mm512_cvtepi32_ps(_mm512_add_epi32(sum, _mm512_set1_epi32(start)))}};
+    return (v16){{_mm512_cvtepi32_ps(sum)}};
 }
 
 #elif defined(RTP_ISA_AVX2) || defined(RTP_ISA_AVXVNNI)
@@ -120,8 +136,9 @@ INLINE void line_store(uint8_t *p, line16 w) {
     for (int h = 0; h < 2; h++) _mm256_storeu_si256((__m256i *)(p + 32 * h), w.codes[h]);
 }
 
-INLINE dots16 dots_zero(void) {
+INLINE dots16 dots_start(const int kind, int32_t start) {
     __m256i zero = _mm256_setzero_si256();
+    (void)kind, (void)start;
     return (dots16){{zero, zero, zero, zero}};
 }
 
@@ -204,8 +221,9 @@ INLINE void line_store(uint8_t *p, line16 w) {
     for (int i = 0; i < 4; i++) vst1q_u8(p + 16 * i, w.codes[i]);
 }
 
-INLINE dots16 dots_zero(void) {
+INLINE dots16 dots_start(const int kind, int32_t start) {
     int32x4_t zero = vdupq_n_s32(0);
+    (void)kind, (void)start;
     return (dots16){{zero, zero, zero, zero}};
 }
 
@@ -267,7 +285,10 @@ INLINE line16 line_biased(line16 w) {
 }
 INLINE void line_store(uint8_t *p, line16 w) { memcpy(p, w.codes, LINE); }
 
-INLINE dots16 dots_zero(void) { return (dots16){{0}}; }
+INLINE dots16 dots_start(const int kind, int32_t start) {
+    (void)kind, (void)start;
+    return (dots16){{0}};
+}
 
 static __attribute__((noinline, unused)) void add_line(dots16 *d, const line16 *w, const int16_t *x) {
     for (int r = 0; r < ROWS; r++) {

@@ -8,7 +8,7 @@
 
 #include "rows16.h"
 
-enum { FEW_ROWS = 4, AHEAD = 4096 /* bytes of weights to prefetch */, BLOCK_ROWS = 96, PANEL_GROUPS = 24 };
+enum { FEW_ROWS = 4, AHEAD = 4096 /* bytes of weights to prefetch */, MAX_BLOCK_ROWS = 384, PANEL_GROUPS = 24 };
 
 #define FINE (1.0f / 254.0f) /* scale of the second level over that of the first */
 
@@ -23,31 +23,57 @@ typedef struct {
     const void *a, *bias;
     const uint8_t *w;
     int64_t m, n, k, groups, out_row, a_row;
-    char *codes; /* [m, k] int8, or int16 at two levels */
-    float *scales; /* [m, groups], of a code */
-    float *sums; /* [m, groups]: sum of what the codes stand for; asymmetric schemes */
-    int32_t *starts; /* [m, groups, 2]: makes up, by halves of a group, for what weight codes are too large by */
-    int64_t row_groups, group_blocks, block_groups, row_blocks;
+    /* Activations, tile by tile as row_tile cuts them, then by group, then by row of the tile. */
+    char *codes; /* 32 int8, or int16 at two levels */
+    float *scales; /* of a code */
+    float *sums; /* sum of what the codes stand for; asymmetric schemes */
+    int32_t *starts; /* 2: makes up, by halves of a group, for what weight codes are too large by */
+    int64_t row_groups, group_blocks, block_groups, row_blocks, block_rows;
 } job;
 
 INLINE int kind_of(rows16_scheme s, int levels) { return levels == 2 ? WIDE : s.is_nibbles ? NIBBLES : BYTES; }
 INLINE int64_t code_bytes(int levels) { return levels; }
 
+/* The most rows, of those left in a block, for which there is a tile. */
+INLINE int tile_rows(int64_t left) {
+    if (left >= TILE_ROWS) return TILE_ROWS;
+    return left >= 8 ? 8 : left >= 4 ? 4 : (int)left;
+}
+
+typedef struct {
+    int64_t first, rows;
+} row_tile;
+
+INLINE row_tile tile_with(const job *j, int64_t m) {
+    int64_t block = m - m % j->block_rows, end = min64(j->m, block + j->block_rows);
+    row_tile tile = {block, tile_rows(end - block)};
+    while (m >= tile.first + tile.rows) {
+        tile.first += tile.rows;
+        tile.rows = tile_rows(end - tile.first);
+    }
+    return tile;
+}
+
+/* Where group g of row m is among the activations. */
+INLINE int64_t place_of(const job *j, row_tile tile, int64_t m, int64_t g) {
+    return tile.first * j->groups + g * tile.rows + m - tile.first;
+}
+
 /* ---- activations ---- */
 
 /* Whole numbers nearest to x * inverse, all within int8. */
-INLINE void round_group(const float *x, float inverse, int8_t *codes) {
+INLINE void round_group(const float *x, float inverse, int32_t *whole) {
     for (int i = 0; i < GROUP; i++) {
-        float shifted = x[i] * inverse + 12582912.0f; /* 1.5 * 2^23: the low byte is the nearest whole number */
+        float shifted = x[i] * inverse + 12582912.0f; /* 1.5 * 2^23: the low bits are the nearest whole number */
         int32_t bits;
         memcpy(&bits, &shifted, 4);
-        codes[i] = (int8_t)bits;
+        whole[i] = bits - 0x4b400000;
     }
 }
 
 /* One group of activations: codes, and the scale. The largest magnitude is found on the bits, so that NaN and inf are
    seen too. */
-INLINE void quantize_group(const float *x, int8_t *codes, float *scale) {
+INLINE void quantize_group(const float *x, int32_t *codes, float *scale) {
     uint32_t top = 0;
     for (int i = 0; i < GROUP; i++) {
         uint32_t bits;
@@ -59,7 +85,7 @@ INLINE void quantize_group(const float *x, int8_t *codes, float *scale) {
     memcpy(&amax, &top, 4);
     if (top >= 0x7f800000u || amax < 1e-30f) { /* not finite: the scale makes the row NaN; tiny: 127 / amax overflows */
         uint32_t nan = 0x7fc00000u;
-        memset(codes, 0, GROUP);
+        memset(codes, 0, GROUP * sizeof *codes);
         *scale = 0;
         if (top >= 0x7f800000u) memcpy(scale, &nan, 4);
         return;
@@ -69,19 +95,52 @@ INLINE void quantize_group(const float *x, int8_t *codes, float *scale) {
 }
 
 /* The second level of a group whose first one is done, and both as one code in steps of the second. */
-INLINE void refine_group(const float *x, const int8_t *codes, float scale, int16_t *wide) {
+INLINE void refine_group(const float *x, float scale, int32_t *codes) {
     float rest[GROUP];
-    int8_t fine[GROUP];
-    if (!(scale > 1e-30f)) { /* nothing is left of a group of zeros; one that is not finite is NaN already */
-        memset(wide, 0, GROUP * sizeof *wide);
-        return;
-    }
+    int32_t fine[GROUP];
+    if (!(scale > 1e-30f)) return; /* nothing is left of a group of zeros; one that is not finite is NaN already */
     for (int i = 0; i < GROUP; i++) {
         float left = (x[i] - scale * (float)codes[i]) / scale * 254.0f;
         rest[i] = left > 127.0f ? 127.0f : left < -127.0f ? -127.0f : left; /* a tie may round past half a step */
     }
     round_group(rest, 1.0f, fine);
-    for (int i = 0; i < GROUP; i++) wide[i] = (int16_t)(254 * codes[i] + fine[i]);
+    for (int i = 0; i < GROUP; i++) codes[i] = 254 * codes[i] + fine[i];
+}
+
+/* Sums of the whole group and of its first half. Over all of it, since compilers take shorter loops apart. */
+INLINE void sum_group(const int32_t *codes, int32_t *all, int32_t *first) {
+    static const int32_t in_first[GROUP] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
+    *all = *first = 0;
+    for (int i = 0; i < GROUP; i++) *all += codes[i];
+    for (int i = 0; i < GROUP; i++) *first += codes[i] & in_first[i];
+}
+
+INLINE void quantize_row(const job *j, const int levels, int64_t m, int32_t too_large) {
+    const row_tile tile = tile_with(j, m);
+    for (int64_t g = 0; g < j->groups; g++) {
+        float wide[GROUP], scale;
+        int32_t codes[GROUP];
+        const float *x = tile_in(j->dtype, at(j->a, j->dtype, m * j->a_row + g * GROUP), GROUP, wide);
+        quantize_group(x, codes, &scale);
+        if (levels == 2) {
+            refine_group(x, scale, codes);
+            scale *= FINE;
+        }
+        const int64_t place = place_of(j, tile, m, g);
+        int32_t all, first;
+        sum_group(codes, &all, &first);
+        j->scales[place] = scale;
+        j->sums[place] = scale * (float)all;
+        j->starts[2 * place] = -too_large * first;
+        j->starts[2 * place + 1] = -too_large * (all - first);
+        if (levels == 1) {
+            int8_t *to = (int8_t *)j->codes + place * GROUP;
+            for (int i = 0; i < GROUP; i++) to[i] = (int8_t)codes[i];
+        } else {
+            int16_t *to = (int16_t *)j->codes + place * GROUP;
+            for (int i = 0; i < GROUP; i++) to[i] = (int16_t)codes[i];
+        }
+    }
 }
 
 static void quantize_rows(void *argument, int64_t begin, int64_t end, void *scratch) {
@@ -90,34 +149,15 @@ static void quantize_rows(void *argument, int64_t begin, int64_t end, void *scra
     rows16_scheme s = rows16_of(j->scheme);
     int32_t too_large = dots_bias(kind_of(s, j->levels)) + (s.is_nibbles ? s.offset : 0);
     for (int64_t m = begin; m < end; m++) {
-        for (int64_t g = 0; g < j->groups; g++) {
-            float tile[GROUP];
-            int8_t narrow[GROUP];
-            int32_t sum[2] = {0, 0};
-            int64_t place = m * j->groups + g;
-            char *codes = j->codes + place * GROUP * code_bytes(j->levels);
-            const float *x = tile_in(j->dtype, at(j->a, j->dtype, m * j->a_row + g * GROUP), GROUP, tile);
-            float scale;
-            if (j->levels == 1) {
-                quantize_group(x, (int8_t *)codes, &scale);
-                for (int i = 0; i < GROUP; i++) sum[i / (GROUP / 2)] += ((int8_t *)codes)[i];
-            } else {
-                quantize_group(x, narrow, &scale);
-                refine_group(x, narrow, scale, (int16_t *)codes);
-                for (int i = 0; i < GROUP; i++) sum[i / (GROUP / 2)] += ((int16_t *)codes)[i];
-                scale *= FINE;
-            }
-            j->scales[place] = scale;
-            j->sums[place] = scale * (float)(sum[0] + sum[1]);
-            for (int h = 0; h < 2; h++) j->starts[2 * place + h] = -too_large * sum[h];
-        }
+        if (j->levels == 1) quantize_row(j, 1, m, too_large);
+        else quantize_row(j, 2, m, too_large);
     }
 }
 
 /* ---- register tiles ---- */
 
-/* values[m, 0..16) += rows m0.. of a with groups [g0, g1) of one row group of w, which begin at `w`: blocks as they lie
-   or, from_panel, a panel. */
+/* values[m, 0..16) = rows m0.. of a with groups [g0, g1) of one row group of w, which begin at `w`: blocks as they lie
+   or, from_panel, a panel. Added to what is there, except by group 0. */
 INLINE void tile_of(const job *j, const int rows, const int kind, const rows16_scheme s, const int from_panel,
                     int64_t m0, const uint8_t *w, int64_t g0, int64_t g1, float *values) {
     const int halves = rows16_halves(s);
@@ -126,39 +166,41 @@ INLINE void tile_of(const job *j, const int rows, const int kind, const rows16_s
     const int64_t size = kind == WIDE ? 2 : 1;
     v16 acc[TILE_ROWS];
 #pragma GCC unroll 12
-    for (int m = 0; m < rows; m++) acc[m] = v16_load(values + m * ROWS);
+    for (int m = 0; m < rows; m++) acc[m] = g0 == 0 ? v16_zero() : v16_load(values + m * ROWS);
     for (int64_t g = g0; g < g1; g++) {
         const uint8_t *block = from_panel ? w + (g - g0) * (int64_t)sizeof(panel_group) : w + rows16_block_at(s, g);
         const panel_group *panel = (const panel_group *)block;
         const uint8_t *lines = from_panel ? panel->codes : block + rows16_codes_at(s);
         if (!from_panel) /* bound by memory: the hardware's own prefetch stops at pages */
             for (int64_t at = 0; at < rows16_block_bytes(s); at += LINE) __builtin_prefetch(block + AHEAD + at);
-        const char *a = j->codes + (m0 * j->groups + g) * GROUP * size;
-        const int64_t a_row = j->groups * GROUP * size;
+        const int64_t place = m0 * j->groups + g * rows;
+        const char *a = j->codes + place * GROUP * size;
+        const int32_t *start = j->starts + 2 * place;
 #pragma GCC unroll 2
         for (int h = 0; h < halves; h++) {
             dots16 sums[TILE_ROWS];
+            int32_t starts[TILE_ROWS];
 #pragma GCC unroll 12
-            for (int m = 0; m < rows; m++) sums[m] = dots_zero();
+            for (int m = 0; m < rows; m++) {
+                starts[m] = 0;
+                if (has_start) starts[m] = start[2 * m + h] + (halves == 1 ? start[2 * m + 1] : 0);
+                sums[m] = dots_start(kind, starts[m]);
+            }
 #pragma GCC unroll 8
             for (int q = h * LINES / halves; q < (h + 1) * LINES / halves; q++) {
                 line16 line = from_panel ? line_load(lines + q * LINE) : rows16_line(s, kind, lines, q);
 #pragma GCC unroll 12
-                for (int m = 0; m < rows; m++) dots_add(kind, &sums[m], line, a + m * a_row + 4 * q * size);
+                for (int m = 0; m < rows; m++) dots_add(kind, &sums[m], line, a + (m * GROUP + 4 * q) * size);
             }
             v16 scale = from_panel ? v16_load(panel->scales[h]) : rows16_scale(s, block, g, h);
 #pragma GCC unroll 12
-            for (int m = 0; m < rows; m++) {
-                const int64_t place = (m0 + m) * j->groups + g;
-                int32_t start = 0;
-                if (has_start) start = j->starts[2 * place + h] + (halves == 1 ? j->starts[2 * place + 1] : 0);
-                acc[m] = v16_fma(dots_done(kind, sums[m], start), v16_mul1(scale, j->scales[place]), acc[m]);
-            }
+            for (int m = 0; m < rows; m++)
+                acc[m] = v16_fma(dots_done(kind, sums[m], starts[m]), v16_mul1(scale, j->scales[place + m]), acc[m]);
         }
         if (s.is_asymmetric) {
             v16 zero = from_panel ? v16_load(panel->zeros) : rows16_zero(s, block, g);
 #pragma GCC unroll 12
-            for (int m = 0; m < rows; m++) acc[m] = v16_fma1(zero, j->sums[(m0 + m) * j->groups + g], acc[m]);
+            for (int m = 0; m < rows; m++) acc[m] = v16_fma1(zero, j->sums[place + m], acc[m]);
         }
     }
 #pragma GCC unroll 12
@@ -242,13 +284,17 @@ static tile_function *panel_tiles(rows16_scheme s, int levels) {
 
 /* ---- the loops over tiles ---- */
 
-static void store_rows(const job *j, int64_t m, int64_t rows, int64_t n, float *values) {
-    float bias[ROWS];
+static void store_rows(const job *j, int64_t m, int64_t rows, int64_t n, const float *values) {
+    float bias[ROWS] = {0}, part[ROWS];
     int64_t width = min64(ROWS, j->n - n);
     if (j->bias) load_f32(j->bias_dtype, at(j->bias, j->bias_dtype, n), width, bias);
+    const int is_whole = width == ROWS && j->dtype == RTP_CPU_F32;
+    const v16 added = v16_load(bias);
     for (int64_t r = 0; r < rows; r++, values += ROWS) {
-        for (int64_t i = 0; j->bias && i < width; i++) values[i] += bias[i];
-        store_f32(j->dtype, at_mut(j->out, j->dtype, (m + r) * j->out_row + n), width, values);
+        void *out = at_mut(j->out, j->dtype, (m + r) * j->out_row + n);
+        float *to = is_whole ? out : part;
+        v16_store(to, v16_add(v16_load(values), added));
+        if (!is_whole) store_f32(j->dtype, out, width, part);
     }
 }
 
@@ -258,7 +304,7 @@ static void multiply_few(void *argument, int64_t begin, int64_t end, void *scrat
     const int64_t bytes = rows16_group_bytes(rows16_of(j->scheme), j->groups);
     tile_function *tile = few_tiles(j->scheme, j->levels);
     for (int64_t group = begin; group < end; group++) {
-        float values[FEW_ROWS * ROWS] = {0};
+        float values[FEW_ROWS * ROWS];
         tile(j, (int)j->m, 0, j->w + group * bytes, 0, j->groups, values);
         store_rows(j, 0, j->m, group * ROWS, values);
     }
@@ -268,21 +314,16 @@ static void multiply_few(void *argument, int64_t begin, int64_t end, void *scrat
 static void unpack_panel(rows16_scheme s, int kind, const uint8_t *w, int64_t g0, int64_t g1, panel_group *panel) {
     for (int64_t g = g0; g < g1; g++, panel++) {
         const uint8_t *block = w + rows16_block_at(s, g), *codes = block + rows16_codes_at(s);
+        for (int64_t at = 0; at < rows16_block_bytes(s); at += LINE) __builtin_prefetch(block + AHEAD + at);
         for (int q = 0; q < LINES; q++) line_store(panel->codes + q * LINE, rows16_line(s, kind, codes, q));
         for (int h = 0; h < rows16_halves(s); h++) v16_store(panel->scales[h], rows16_scale(s, block, g, h));
         if (s.is_asymmetric) v16_store(panel->zeros, rows16_zero(s, block, g));
     }
 }
 
-/* The most rows, of those left, for which there is a tile. */
-INLINE int tile_rows(int64_t left) {
-    if (left >= TILE_ROWS) return TILE_ROWS;
-    return left >= 8 ? 8 : left >= 4 ? 4 : (int)left;
-}
-
 typedef struct {
     panel_group panel[PANEL_GROUPS];
-    float values[BLOCK_ROWS * ROWS];
+    float values[MAX_BLOCK_ROWS * ROWS];
 } many_scratch;
 
 static void multiply_many(void *argument, int64_t begin, int64_t end, void *scratch) {
@@ -293,19 +334,20 @@ static void multiply_many(void *argument, int64_t begin, int64_t end, void *scra
     tile_function *tile = panel_tiles(s, j->levels);
     for (int64_t u = begin; u < end; u++) {
         int64_t first = u % j->group_blocks * j->block_groups, last = min64(j->row_groups, first + j->block_groups);
-        int64_t m0 = u / j->group_blocks * BLOCK_ROWS, rows = min64(BLOCK_ROWS, j->m - m0);
+        int64_t m0 = u / j->group_blocks * j->block_rows, rows = min64(j->block_rows, j->m - m0);
         for (int64_t group = first; group < last; group++) {
-            memset(own->values, 0, (size_t)(rows * ROWS) * 4);
             for (int64_t g = 0; g < j->groups; g += PANEL_GROUPS) {
                 int64_t g_end = min64(j->groups, g + PANEL_GROUPS);
                 unpack_panel(s, kind_of(s, j->levels), j->w + group * bytes, g, g_end, own->panel);
                 for (int64_t m = 0; m < rows;) {
                     int count = tile_rows(rows - m);
-                    tile(j, count, m0 + m, own->panel->codes, g, g_end, own->values + m * ROWS);
+                    float *values = own->values + m * ROWS;
+                    tile(j, count, m0 + m, own->panel->codes, g, g_end, values);
+                    /* At once, so that the lines of the result come while the next tile is multiplied. */
+                    if (g_end == j->groups) store_rows(j, m0 + m, count, group * ROWS, values);
                     m += count;
                 }
             }
-            store_rows(j, m0, rows, group * ROWS, own->values);
         }
     }
 }
@@ -321,6 +363,8 @@ int KERNEL(gemm_rows16)(rtp_cpu_device *device, int scheme, int levels, int dtyp
     job j = {.dtype = dtype, .bias_dtype = bias_dtype, .scheme = scheme, .levels = levels};
     j.out = out, j.a = a, j.bias = bias, j.w = w;
     j.m = m, j.n = n, j.k = k, j.groups = k / GROUP, j.out_row = out_row, j.a_row = a_row;
+    j.row_blocks = div_up(m, MAX_BLOCK_ROWS);
+    j.block_rows = div_up(div_up(m, j.row_blocks), TILE_ROWS) * TILE_ROWS;
     int64_t places = m * j.groups;
     void *shared;
     int status = rtp_pool_reserve(pool, places * (GROUP * code_bytes(levels) + 16), &shared,
@@ -341,8 +385,7 @@ int KERNEL(gemm_rows16)(rtp_cpu_device *device, int scheme, int levels, int dtyp
     j.block_groups = max64(1, 32768 / max64(1, rows16_group_bytes(rows16_of(scheme), j.groups)));
     j.block_groups = min64(j.block_groups, div_up(j.row_groups, 4 * (int64_t)rtp_pool_threads(pool)));
     j.group_blocks = div_up(j.row_groups, j.block_groups);
-    j.row_blocks = div_up(m, BLOCK_ROWS);
-    int64_t cost = min64(m, BLOCK_ROWS) * j.block_groups * ROWS * k / 4;
+    int64_t cost = j.block_rows * j.block_groups * ROWS * k / 4;
     rtp_pool_run(pool, multiply_many, &j, j.row_blocks * j.group_blocks, grain_for(cost));
     return RTP_CPU_OK;
 }

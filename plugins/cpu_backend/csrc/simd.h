@@ -257,6 +257,17 @@ INLINE v16 v16_fma(v16 a, v16 b, v16 c) {
         c.v[i_] = vf_fma(a.v[i_], b.v[i_], c.v[i_]);
     return c;
 }
+INLINE v16 v16_zero(void) {
+    v16 y;
+    V16_EACH
+        y.v[i_] = vf_zero();
+    return y;
+}
+INLINE v16 v16_add(v16 a, v16 b) {
+    V16_EACH
+        a.v[i_] = vf_add(a.v[i_], b.v[i_]);
+    return a;
+}
 INLINE v16 v16_fma1(v16 a, float b, v16 c) {
     V16_EACH
         c.v[i_] = vf_fma(a.v[i_], vf_set1(b), c.v[i_]);
