@@ -105,8 +105,8 @@ def _dequantized(file: Path, folder: Path) -> None:
     """A GGUF file's weights in bfloat16 under Hugging Face's names, for engines that do not read its format."""
     checkpoint = open_checkpoint(file)
     config = checkpoint.config
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: _values(tensor).astype(ml_dtypes.bfloat16) for name, tensor in checkpoint.tensors.items()}
+    folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     from rtp_core.text.gguf_vocabulary import build_tokenizer
 
@@ -131,5 +131,4 @@ def _dequantized(file: Path, folder: Path) -> None:
 def _values(tensor: Buffer) -> np.ndarray:
     if not isinstance(tensor, QBuffer):
         return np.asarray(tensor.numpy())
-    zeros = None if tensor.zeros is None else tensor.zeros.numpy()
-    return reference_ops.dequantize(tensor.payload.numpy(), tensor.scales.numpy(), zeros, tensor.scheme)
+    return reference_ops.dequantize([part.numpy() for part in tensor.parts], tensor.scheme)

@@ -66,7 +66,7 @@ def main() -> None:
     weights = [(Q4_1, n, k, packed_weight(device, Q4_1, n, k, rng, arena)) for _ in range(LAYERS) for n, k in SHAPES]
     weights.append((Q8_0, *VOCABULARY, packed_weight(device, Q8_0, *VOCABULARY, rng, arena)))
     print(f"{isa}, {threads} threads")
-    for rows, with_logits in ((1, True), (4, True), (16, True), (512, False)):
+    for rows, with_logits in ((1, True), (4, True), (16, True), (64, True), (512, False)):
         chosen = weights if with_logits else weights[:-1]
         x = rng.standard_normal((rows, 1536)).astype(np.float32)
         y = np.empty((rows, VOCABULARY[0]), np.float32)

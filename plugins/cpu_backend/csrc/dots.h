@@ -3,7 +3,8 @@
    A line holds 4 neighbours along K of each row: byte 4r + i is the code of row r at k + i. Three kinds of operands:
      NIBBLES  codes of 0 to 15, int8 activations
      BYTES    codes of -128 to 127 stored as unsigned with 128 added, int8 activations
-     WIDE     codes as in BYTES (nibbles come here through `line_biased`), int16 activations
+     WIDE     codes as in BYTES (nibbles come here through `line_biased`), int16 activations, each four of them in the
+              order 0 2 1 3: a register of words has every other byte of a line
    `dots_add` adds a line's products with 4 activations; `dots_done` gives the sums with `start` added, as floats, wherever
    an ISA adds it: in `dots_start` or at the end. Where codes are multiplied as unsigned, `dots_bias` tells what each is too
    large by: start makes up for it. */
@@ -22,12 +23,13 @@ enum { GROUP = 32, ROWS = 16, LINE = 64, LINES = 8 }; /* a group of K; rows side
 
 #if defined(RTP_ISA_AVX512)
 
-enum { TILE_ROWS = 12 }; /* rows of activations in one register tile */
+/* Rows of activations in one register tile; up to how many weights are multiplied as they lie. */
+enum { TILE_ROWS = 12, DIRECT_ROWS = 24 };
 typedef struct {
     __m512i codes;
 } line16;
 typedef struct {
-    __m512i sum[2];
+    __m512i sum;
 } dots16;
 
 INLINE int32_t dots_bias(const int kind) { return kind == NIBBLES ? 0 : kind == BYTES ? 128 : 0; }
@@ -43,57 +45,53 @@ INLINE line16 line_biased(line16 w) { return (line16){_mm512_or_si512(w.codes, _
 INLINE void line_store(uint8_t *p, line16 w) { _mm512_storeu_si512(p, w.codes); }
 
 INLINE dots16 dots_start(const int kind, int32_t start) {
-    return (dots16){{_mm512_set1_epi32(kind == WIDE ? 0 : start), _mm512_setzero_si512()}};
+    (void)kind;
+    return (dots16){_mm512_set1_epi32(start)};
 }
 
-/* Activations from memory to all lanes within the instruction: the compiler makes two of it. */
+/* Four bytes of activations from memory to all lanes within the instruction: the compiler makes two of it. */
 #if defined(RTP_ISA_EMULATED)
-INLINE __m512i dot_bytes(__m512i sum, __m512i u, const void *a) {
+INLINE __m512i to_lanes(const void *a) {
     int32_t four;
     memcpy(&four, a, 4);
-    return _mm512_dpbusd_epi32(sum, u, _mm512_set1_epi32(four));
+    return _mm512_set1_epi32(four);
 }
+INLINE __m512i dot_bytes(__m512i sum, __m512i u, const void *a) { return _mm512_dpbusd_epi32(sum, u, to_lanes(a)); }
+INLINE __m512i dot_words(__m512i sum, __m512i w, const void *a) { return _mm512_dpwssd_epi32(sum, w, to_lanes(a)); }
 #else
 INLINE __m512i dot_bytes(__m512i sum, __m512i u, const void *a) {
     __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(u), "m"(*(const char(*)[4])a));
     return sum;
 }
+INLINE __m512i dot_words(__m512i sum, __m512i w, const void *a) {
+    __asm__("vpdpwssd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(w), "m"(*(const char(*)[4])a));
+    return sum;
+}
 #endif
 
 INLINE void dots_add(const int kind, dots16 *d, line16 w, const void *a) {
-    if (kind == WIDE) { /* rows 0 to 7 and 8 to 15, two sums of two products each a row */
-        int64_t four;
-        memcpy(&four, a, 8);
-        __m512i x = _mm512_set1_epi64(four), codes = _mm512_xor_si512(w.codes, _mm512_set1_epi8((char)-128));
-        __m512i low = _mm512_cvtepi8_epi16(_mm512_castsi512_si256(codes));
-        __m512i high = _mm512_cvtepi8_epi16(_mm512_extracti64x4_epi64(codes, 1));
-        d->sum[0] = _mm512_dpwssd_epi32(d->sum[0], low, x);
-        d->sum[1] = _mm512_dpwssd_epi32(d->sum[1], high, x);
+    if (kind == WIDE) {
+        __m512i codes = _mm512_xor_si512(w.codes, _mm512_set1_epi8((char)-128));
+        d->sum = dot_words(d->sum, _mm512_srai_epi16(_mm512_slli_epi16(codes, 8), 8), a);
+        d->sum = dot_words(d->sum, _mm512_srai_epi16(codes, 8), (const char *)a + 4);
     } else {
-        d->sum[0] = dot_bytes(d->sum[0], w.codes, a);
+        d->sum = dot_bytes(d->sum, w.codes, a);
     }
 }
 
 INLINE v16 dots_done(const int kind, dots16 d, int32_t start) {
-    __m512i sum = d.sum[0];
-    if (kind == WIDE) {
-        const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-        const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
-        sum = _mm512_add_epi32(_mm512_permutex2var_epi32(d.sum[0], even, d.sum[1]),
-                               _mm512_permutex2var_epi32(d.sum[0], odd, d.sum[1]));
-        sum = _mm512_add_epi32(sum, _mm512_set1_epi32(start));
-    }
-    return (v16){{_mm512_cvtepi32_ps(sum)}};
+    (void)kind, (void)start;
+    return (v16){{_mm512_cvtepi32_ps(d.sum)}};
 }
 
 #elif defined(RTP_ISA_AVX2) || defined(RTP_ISA_AVXVNNI)
 
-enum { TILE_ROWS = 4 };
+enum { TILE_ROWS = 4, DIRECT_ROWS = 4 };
 typedef struct {
     __m256i codes[2]; /* rows 0 to 7, 8 to 15 */
 } line16;
 typedef struct {
-    __m256i sum[4];
+    __m256i sum[2];
 } dots16;
 
 #if defined(RTP_ISA_AVXVNNI)
@@ -139,20 +137,18 @@ INLINE void line_store(uint8_t *p, line16 w) {
 INLINE dots16 dots_start(const int kind, int32_t start) {
     __m256i zero = _mm256_setzero_si256();
     (void)kind, (void)start;
-    return (dots16){{zero, zero, zero, zero}};
+    return (dots16){{zero, zero}};
 }
 
 INLINE void dots_add(const int kind, dots16 *d, line16 w, const void *a) {
-    if (kind == WIDE) { /* four rows a register, two sums of two products each a row */
-        int64_t four;
-        memcpy(&four, a, 8);
-        __m256i x = _mm256_set1_epi64x(four), flip = _mm256_set1_epi8((char)-128);
+    if (kind == WIDE) {
+        int32_t pairs[2];
+        memcpy(pairs, a, 8);
+        __m256i even = _mm256_set1_epi32(pairs[0]), odd = _mm256_set1_epi32(pairs[1]);
         for (int h = 0; h < 2; h++) {
-            __m256i codes = _mm256_xor_si256(w.codes[h], flip);
-            __m256i low = _mm256_cvtepi8_epi16(_mm256_castsi256_si128(codes));
-            __m256i high = _mm256_cvtepi8_epi16(_mm256_extracti128_si256(codes, 1));
-            d->sum[2 * h] = DOT_WORDS(d->sum[2 * h], low, x);
-            d->sum[2 * h + 1] = DOT_WORDS(d->sum[2 * h + 1], high, x);
+            __m256i codes = _mm256_xor_si256(w.codes[h], _mm256_set1_epi8((char)-128));
+            d->sum[h] = DOT_WORDS(d->sum[h], _mm256_srai_epi16(_mm256_slli_epi16(codes, 8), 8), even);
+            d->sum[h] = DOT_WORDS(d->sum[h], _mm256_srai_epi16(codes, 8), odd);
         }
         return;
     }
@@ -176,13 +172,12 @@ INLINE void dots_add(const int kind, dots16 *d, line16 w, const void *a) {
 
 INLINE v16 dots_done(const int kind, dots16 d, int32_t start) {
     v16 y;
+    (void)kind;
     for (int h = 0; h < 2; h++) {
         __m256i sum = d.sum[h];
 #if !defined(RTP_ISA_AVXVNNI)
         if (kind == NIBBLES) sum = _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
 #endif
-        if (kind == WIDE) /* hadd works in halves: rows 0 1 4 5 2 3 6 7 */
-            sum = _mm256_permute4x64_epi64(_mm256_hadd_epi32(d.sum[2 * h], d.sum[2 * h + 1]), 0xd8);
         y.v[h] = _mm256_cvtepi32_ps(_mm256_add_epi32(sum, _mm256_set1_epi32(start)));
     }
     return y;
@@ -190,7 +185,7 @@ INLINE v16 dots_done(const int kind, dots16 d, int32_t start) {
 
 #elif defined(RTP_ISA_DOTPROD)
 
-enum { TILE_ROWS = 4 };
+enum { TILE_ROWS = 4, DIRECT_ROWS = 4 };
 typedef struct {
     uint8x16_t codes[4]; /* four rows each */
 } line16;
@@ -233,6 +228,7 @@ INLINE void dots_add(const int kind, dots16 *d, line16 w, const void *a) {
         int8x16_t s = vreinterpretq_s8_u8(codes);
         if (kind == WIDE) {
             int16x4_t x = vld1_s16(a);
+            x = vzip1_s16(x, vext_s16(x, x, 2)); /* back in the order of the codes */
             int16x8_t low = vmovl_s8(vget_low_s8(s)), high = vmovl_s8(vget_high_s8(s));
             int32x4_t r0 = vmull_s16(vget_low_s16(low), x), r1 = vmull_s16(vget_high_s16(low), x);
             int32x4_t r2 = vmull_s16(vget_low_s16(high), x), r3 = vmull_s16(vget_high_s16(high), x);
@@ -254,7 +250,7 @@ INLINE v16 dots_done(const int kind, dots16 d, int32_t start) {
 
 #else
 
-enum { TILE_ROWS = 4 };
+enum { TILE_ROWS = 4, DIRECT_ROWS = 4 };
 typedef struct {
     uint8_t codes[LINE];
 } line16;
@@ -300,9 +296,10 @@ static __attribute__((noinline, unused)) void add_line(dots16 *d, const line16 *
 
 INLINE void dots_add(const int kind, dots16 *d, line16 w, const void *a) {
     int16_t x[4];
-    if (kind == WIDE) memcpy(x, a, 8);
-    else
-        for (int i = 0; i < 4; i++) x[i] = ((const int8_t *)a)[i];
+    for (int i = 0; i < 4; i++) {
+        const int swapped = i == 1 ? 2 : i == 2 ? 1 : i;
+        x[i] = kind == WIDE ? ((const int16_t *)a)[swapped] : ((const int8_t *)a)[i];
+    }
     add_line(d, &w, x);
 }
 

@@ -3,12 +3,12 @@
    16 bits in all, multiplied as such. Per group: an exact integer dot product, then one f32 multiply and add for the
    scales, and one more for the zero of asymmetric schemes, which meets the sum of the dequantized activations.
 
-   Few rows read the weights as they lie, at the speed of memory. Many rows share a panel: 16 rows of weights, some of
+   Few rows multiply the weights as they lie, at the speed of memory. Many rows share a panel: 16 rows of weights, some of
    their columns, with a byte a code and f32 scales, which stays in the first cache while the rows pass. */
 
 #include "rows16.h"
 
-enum { FEW_ROWS = 4, AHEAD = 4096 /* bytes of weights to prefetch */, MAX_BLOCK_ROWS = 384, PANEL_GROUPS = 24 };
+enum { AHEAD = 4096 /* bytes of weights to prefetch */, MAX_BLOCK_ROWS = 384, PANEL_GROUPS = 24 };
 
 #define FINE (1.0f / 254.0f) /* scale of the second level over that of the first */
 
@@ -34,9 +34,9 @@ typedef struct {
 INLINE int kind_of(rows16_scheme s, int levels) { return levels == 2 ? WIDE : s.is_nibbles ? NIBBLES : BYTES; }
 INLINE int64_t code_bytes(int levels) { return levels; }
 
-/* The most rows, of those left in a block, for which there is a tile. */
+/* Rows of the next tile, of those left in a block: the most there are tiles for, but 16 as twice 8. */
 INLINE int tile_rows(int64_t left) {
-    if (left >= TILE_ROWS) return TILE_ROWS;
+    if (left >= TILE_ROWS && (TILE_ROWS < 12 || left < 16 || left >= 20)) return TILE_ROWS;
     return left >= 8 ? 8 : left >= 4 ? 4 : (int)left;
 }
 
@@ -138,7 +138,10 @@ INLINE void quantize_row(const job *j, const int levels, int64_t m, int32_t too_
             for (int i = 0; i < GROUP; i++) to[i] = (int8_t)codes[i];
         } else {
             int16_t *to = (int16_t *)j->codes + place * GROUP;
-            for (int i = 0; i < GROUP; i++) to[i] = (int16_t)codes[i];
+            for (int i = 0; i < GROUP; i += 4) { /* in the order of dots.h */
+                to[i] = (int16_t)codes[i], to[i + 1] = (int16_t)codes[i + 2];
+                to[i + 2] = (int16_t)codes[i + 1], to[i + 3] = (int16_t)codes[i + 3];
+            }
         }
     }
 }
@@ -221,7 +224,9 @@ typedef void tile_function(const job *j, int rows, int64_t m0, const uint8_t *w,
             TILE_CASE(1, kind, s, 0)                                                                                \
             TILE_CASE(2, kind, s, 0)                                                                                \
             TILE_CASE(3, kind, s, 0)                                                                                \
-            default: tile_of(j, 4, kind, s, 0, m0, w, g0, g1, values); return;                                      \
+            TILE_CASE(4, kind, s, 0)                                                                                \
+            TILE_CASE(8, kind, s, 0)                                                                                \
+            default: tile_of(j, TILE_ROWS, kind, s, 0, m0, w, g0, g1, values); return;                              \
         }                                                                                                           \
     }
 #define PANEL_TILES(name, scheme, kind)                                                                             \
@@ -304,9 +309,13 @@ static void multiply_few(void *argument, int64_t begin, int64_t end, void *scrat
     const int64_t bytes = rows16_group_bytes(rows16_of(j->scheme), j->groups);
     tile_function *tile = few_tiles(j->scheme, j->levels);
     for (int64_t group = begin; group < end; group++) {
-        float values[FEW_ROWS * ROWS];
-        tile(j, (int)j->m, 0, j->w + group * bytes, 0, j->groups, values);
-        store_rows(j, 0, j->m, group * ROWS, values);
+        float values[TILE_ROWS * ROWS];
+        for (int64_t m = 0; m < j->m;) {
+            int rows = tile_rows(j->m - m);
+            tile(j, rows, m, j->w + group * bytes, 0, j->groups, values);
+            store_rows(j, m, rows, group * ROWS, values);
+            m += rows;
+        }
     }
 }
 
@@ -368,7 +377,7 @@ int KERNEL(gemm_rows16)(rtp_cpu_device *device, int scheme, int levels, int dtyp
     int64_t places = m * j.groups;
     void *shared;
     int status = rtp_pool_reserve(pool, places * (GROUP * code_bytes(levels) + 16), &shared,
-                                  m <= FEW_ROWS ? 0 : (int64_t)sizeof(many_scratch));
+                                  m <= DIRECT_ROWS ? 0 : (int64_t)sizeof(many_scratch));
     if (status != RTP_CPU_OK) return status;
     j.scales = shared;
     j.sums = j.scales + places;
@@ -377,7 +386,7 @@ int KERNEL(gemm_rows16)(rtp_cpu_device *device, int scheme, int levels, int dtyp
     rtp_pool_run(pool, quantize_rows, &j, m, grain_for(3 * k));
 
     j.row_groups = div_up(n, ROWS);
-    if (m <= FEW_ROWS) {
+    if (m <= DIRECT_ROWS) {
         rtp_pool_run(pool, multiply_few, &j, j.row_groups, grain_for(m * ROWS * k / 4));
         return RTP_CPU_OK;
     }
