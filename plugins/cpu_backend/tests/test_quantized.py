@@ -62,7 +62,19 @@ def test_there_are_kernels_for_every_scheme_of_the_manifest() -> None:
 @by_scheme
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize(
-    ("m", "n", "units"), [(1, 1, 1), (1, 50, 3), (3, 16, 2), (5, 19, 1), (8, 33, 1), (31, 47, 2), (0, 5, 1)]
+    ("m", "n", "units"),
+    [
+        (1, 1, 1),
+        (1, 50, 3),
+        (3, 16, 2),
+        (5, 19, 1),
+        (8, 33, 1),
+        (16, 20, 1),
+        (23, 17, 2),
+        (31, 47, 2),
+        (397, 18, 1),
+        (0, 5, 1),
+    ],
 )
 def test_gemm_of_a_prepared_weight_is_exact_but_for_the_activations(
     device: Device, rng: np.random.Generator, scheme: QuantScheme, m: int, n: int, units: int, dtype: DType
