@@ -13,7 +13,7 @@ from dataclasses import replace
 from rtp_core.device.reference_plugin import MANIFEST as REF
 from rtp_core.plugin import DeviceInfo, hookimpl
 
-MANIFEST = replace(REF, kind="acme")
+MANIFEST = replace(REF, kind="acme", dtypes=("float32",), schemes=("q8_0",))  # of each as few as there may be
 
 @hookimpl
 def rtp_device_manifest():

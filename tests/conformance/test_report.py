@@ -34,14 +34,25 @@ def listed() -> dict[str, Any]:
     return row
 
 
+@pytest.fixture(scope="module")
+def reports() -> dict[str, str]:
+    """By the hash of what was checked, the report: the plugin is the same in every test, and checked once."""
+    return {}
+
+
 @pytest.fixture
-def shipped(make_plugin: MakePlugin) -> Path:
+def shipped(make_plugin: MakePlugin, reports: dict[str, str]) -> Path:
     """A plugin that ships the report of its own check."""
     folder = make_plugin()
     write_record(folder)
     path = folder / "rtp_acme_bad" / "conformance.json"
-    options = ["devices", "check", "acme", "--level", "primitive", "--report", str(path)]
-    assert CliRunner().invoke(app, options).exit_code == 0
+    key = dist_hash("rtp-acme-bad")
+    assert key is not None
+    if key not in reports:
+        options = ["devices", "check", "acme", "--level", "primitive", "--report", str(path)]
+        assert CliRunner().invoke(app, options).exit_code == 0
+        reports[key] = path.read_text()
+    path.write_text(reports[key])
     write_record(folder)
     return folder
 
@@ -59,7 +70,7 @@ def test_without_a_report_there_is_none(make_plugin: MakePlugin) -> None:
 def test_a_shipped_report_is_listed_as_the_vendors_own_word(shipped: Path) -> None:
     found = listed()["conformance"]
     assert (found["level"], found["failed"], found["stale"], found["self_reported"]) == ("primitive", 0, False, True)
-    assert found["passed"] > 1000
+    assert found["passed"] > 100
     assert f"primitive {found['passed']}/{found['passed']}, self-reported" in CliRunner().invoke(
         app, ["devices", "list"]
     ).stdout  # fmt: skip

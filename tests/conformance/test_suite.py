@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
 
 from rtp_core.conformance import settings
+from rtp_core.conformance.call import Operands
 from rtp_core.conformance.case import GROUPS, LEVELS, RESTS_ON, Outcome
 from rtp_core.conformance.isolated import run_isolated
 from rtp_core.conformance.primitive_operands import PRIMITIVE_OPERANDS
@@ -94,12 +97,44 @@ def test_a_new_op_with_operands_is_tested_on_every_device(subject: Subject, monk
 
 def test_an_override_is_tried_with_each_feature_on_and_off(subject: Subject) -> None:
     override = Override("decoder_layer", "x.layer", 100, frozenset({"bias", "qk_norm"}), None, Device.decoder_layer)
-    tried = {s.features for s in settings.composite_settings("decoder_layer", subject.manifest)}
+    tried = {s.features for s in settings.override_settings("decoder_layer", subject.manifest)}
     assert {f for f in tried if f <= override.handles} == {
         frozenset(),
         frozenset({"bias"}),
         frozenset({"qk_norm"}),
         frozenset({"bias", "qk_norm"}),
+    }
+
+
+@pytest.mark.parametrize(
+    "one",
+    [one for op, ways in BY_OP.items() if not OPS[op].is_primitive for one in ways],
+    ids=lambda one: f"{one.op} {one.name}",
+)
+def test_a_default_meets_all_that_an_override_meets_but_not_each_with_each(one: Operands) -> None:
+    manifest = ReferenceDevice.manifest
+    by_default, by_override = (
+        {setting for setting in settings_of(one.op, manifest) if setting.operands == one}
+        for settings_of in (settings.default_settings, settings.override_settings)
+    )
+    assert by_default <= by_override
+    for word in ("dtype", "scheme", "features", "rows"):
+        assert {getattr(s, word) for s in by_default} == {getattr(s, word) for s in by_override}, word
+    assert {(s.dtype, s.rows) for s in by_default} == {(s.dtype, s.rows) for s in by_override}
+    if one.weights == "any":
+        assert {(s.scheme, s.dtype) for s in by_override} == set(
+            product(one.schemes(manifest.schemes), manifest.dtypes)
+        )
+        assert sum(s.scheme != "none" for s in by_default) == len(manifest.schemes)
+
+
+def test_a_manifest_of_one_dtype_and_no_scheme_has_its_settings(subject: Subject) -> None:
+    manifest = replace(subject.manifest, dtypes=("float32",), schemes=())
+    assert {s.scheme for s in settings.default_settings("linear", manifest)} == {"none"}
+    assert {(s.rows, s.features) for s in settings.default_settings("linear", manifest)} == {
+        (0, frozenset()),
+        (1, frozenset({"bias"})),
+        (5, frozenset()),
     }
 
 

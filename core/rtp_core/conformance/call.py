@@ -42,15 +42,18 @@ class Operands:
     weights: Weights = "float"
     min_rows: int = 0
 
-    def feature_sets(self, allowed: Iterable[str] | None = None) -> list[frozenset[str]]:
-        """Every combination of the features, or of those that are allowed."""
-        names = sorted(self.features if allowed is None else self.features & set(allowed))
+    def feature_sets(self) -> list[frozenset[str]]:
+        """Every combination of the features, from none to all."""
+        names = sorted(self.features)
         return [frozenset(s) for s in chain.from_iterable(combinations(names, n) for n in range(len(names) + 1))]
 
+    def quantized(self, listed: Iterable[str]) -> list[str]:
+        """The schemes to try its weights in, of those that a manifest lists."""
+        return [] if self.weights == "float" else sorted(listed)
+
     def schemes(self, listed: Iterable[str]) -> list[str]:
-        """The schemes to try it in, of those that a manifest lists."""
-        floats = [] if self.weights == "quantized" else ["none"]
-        return floats if self.weights == "float" else [*floats, *sorted(listed)]
+        """The same and, where its weights may have none, "none"."""
+        return [*([] if self.weights == "quantized" else ["none"]), *self.quantized(listed)]
 
 
 def operands(

@@ -1,9 +1,15 @@
-"""Which settings of every op the suite tries: from the registry of ops, and what a manifest lists."""
+"""Which settings of every op the suite tries: from the registry of ops, and what a manifest lists.
+
+What a vendor has written, a primitive or an override, is tried in each dtype with each number of rows and each set of
+features, and in each dtype with each scheme. A default is core's, and made of primitives that were tried so: it meets
+each of those, but not each with each.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import product
+from itertools import cycle, islice, product
+from typing import Any
 
 from rtp_core.conformance.bench import LAYOUTS, Layout
 from rtp_core.conformance.call import Operands
@@ -16,6 +22,7 @@ from rtp_core.device.device import OPS
 from rtp_core.device.manifest import Manifest
 
 ROWS = (0, 1, 5)
+COMPOSITE_LAYOUT: Layout = "strided"
 BY_OP: Mapping[str, tuple[Operands, ...]] = {
     op: tuple(one for one in (*PRIMITIVE_OPERANDS, *COMPOSITE_OPERANDS) if one.op == op)
     for op in dict.fromkeys(one.op for one in (*PRIMITIVE_OPERANDS, *COMPOSITE_OPERANDS))
@@ -47,13 +54,21 @@ def primitive_settings(manifest: Manifest) -> Iterator[Setting]:
             yield from _quantized_settings(one, manifest, one.feature_sets())
 
 
-def composite_settings(
-    op: str, manifest: Manifest, handled: Iterable[str] | None = None, layouts: tuple[Layout, ...] = ("strided",)
-) -> Iterator[Setting]:
-    """Every dtype x rows, quantized weights in every scheme, and every handled feature on and off."""
+def override_settings(op: str, manifest: Manifest) -> Iterator[Setting]:
+    """Every dtype x rows x set of features, and with quantized weights in every scheme."""
     for one in BY_OP.get(op, ()):
-        yield from _float_settings(one, manifest, one.feature_sets(handled), layouts)
-        yield from _quantized_settings(one, manifest, one.feature_sets(handled))
+        yield from _float_settings(one, manifest, one.feature_sets(), (COMPOSITE_LAYOUT,))
+        yield from _quantized_settings(one, manifest, one.feature_sets())
+
+
+def default_settings(op: str, manifest: Manifest) -> Iterator[Setting]:
+    """Every dtype x rows, every set of features and every scheme, but not each with each."""
+    for one in BY_OP.get(op, ()):
+        sets, rows = one.feature_sets(), [number for number in ROWS if number >= one.min_rows]
+        for (dtype, number), chosen in _in_step(product(manifest.dtypes, rows), sets):
+            yield Setting(one, dtype, number, COMPOSITE_LAYOUT, features=chosen)
+        for scheme, dtype, chosen in _in_step(one.quantized(manifest.schemes), manifest.dtypes, _ends(sets)):
+            yield Setting(one, dtype, scheme=scheme, features=chosen)
 
 
 def replayed(replay: Replay, manifest: Manifest, dtype: str) -> Iterator[Setting]:
@@ -76,6 +91,17 @@ def _float_settings(
 
 
 def _quantized_settings(one: Operands, manifest: Manifest, features: list[frozenset[str]]) -> Iterator[Setting]:
-    for scheme, dtype in product(one.schemes(manifest.schemes), manifest.dtypes):
-        for chosen in {features[0], features[-1]} if scheme != "none" else ():  # nothing, and all at once
-            yield Setting(one, dtype, scheme=scheme, features=chosen)
+    for scheme, dtype, chosen in product(one.quantized(manifest.schemes), manifest.dtypes, _ends(features)):
+        yield Setting(one, dtype, scheme=scheme, features=chosen)
+
+
+def _ends(features: list[frozenset[str]]) -> list[frozenset[str]]:
+    """Nothing, and all at once."""
+    return list(dict.fromkeys((features[0], features[-1])))
+
+
+def _in_step(*lists: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
+    """As many as the longest list has: the shorter ones begin anew. None where one is empty."""
+    known = [list(values) for values in lists]
+    length = max(map(len, known)) if all(known) else 0
+    return zip(*(islice(cycle(values), length) for values in known), strict=True)

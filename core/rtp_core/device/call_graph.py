@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dis
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from types import CodeType
 from typing import Any
 
@@ -58,8 +59,13 @@ def _calls(function: Callable[..., Any]) -> frozenset[str]:
     return frozenset(found)
 
 
-def _attributes(code: CodeType, owner: str) -> Iterator[str]:
+@cache  # of what cannot change: reading all of the defaults anew would take most of the time of making a plan
+def _attributes(code: CodeType, owner: str) -> tuple[str, ...]:
     """Names of the attributes that code reads from the variable `owner`, in functions nested in it too."""
+    return tuple(_read(code, owner))
+
+
+def _read(code: CodeType, owner: str) -> Iterator[str]:
     is_owner = False
     for instruction in dis.get_instructions(code):
         if is_owner and instruction.opname.startswith(("LOAD_ATTR", "LOAD_METHOD")):

@@ -216,5 +216,7 @@ class Compositions(Primitives):
 
 def _causal_mask(queries: int, context: int) -> NDArray[np.float32]:
     """[queries, context]: query i, which is token context - queries + i, sees no later token."""
-    last_seen = np.arange(context - queries, context)[:, None]
-    return np.where(np.arange(context)[None, :] <= last_seen, np.float32(0), np.float32(-np.inf))
+    line = np.zeros(context + queries - 1, np.float32)
+    line[context:] = -np.inf
+    step = line.itemsize  # each row is the row below, one to the right: all of them are pieces of one line
+    return np.ndarray((queries, context), np.float32, line, offset=(queries - 1) * step, strides=(-step, step))

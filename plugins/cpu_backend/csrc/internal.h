@@ -8,7 +8,9 @@
 
 #include "rtp_cpu.h"
 
+#ifndef INLINE /* tests have functions, which sanitizers meet once and not in every place */
 #define INLINE static inline __attribute__((always_inline, unused))
+#endif
 
 /* Every kernel once: the table, the ISA's definition of it and the public entry follow this list. */
 /* clang-format off */

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,28 +81,42 @@ def has_header(name: str) -> bool:
     return subprocess.run(probe, check=False, capture_output=True).returncode == 0
 
 
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def compiled(build: Build, folder: Path) -> Path:
+    """The driver. Raises CalledProcessError, with what the compiler said."""
+    generator = ("-G", "Ninja") if shutil.which("ninja") else ()
+    begin = time.monotonic()
+    for command in (
+        ("cmake", "-S", str(HERE), "-B", str(folder), *generator, *build.options),
+        ("cmake", "--build", str(folder), "--parallel", str(cores())),
+    ):
+        subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    print(f"{build.name}: {time.monotonic() - begin:.0f} s to build", flush=True)
+    return folder / "driver"
+
+
+def has_passed(build: Build, driver: Path) -> bool:
+    """Whether the driver ends well; what it says is printed once it has."""
+    begin = time.monotonic()
+    command = (*build.run, str(driver), *build.arguments)
+    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    verdict = "ok" if done.returncode == 0 else f"failed with {done.returncode}"
+    print(f"{done.stdout}{build.name}: {verdict}, {time.monotonic() - begin:.0f} s to run", flush=True)
+    return done.returncode == 0
+
+
 def main() -> int:
-    for build in builds():
-        begin = time.monotonic()
-        with tempfile.TemporaryDirectory() as folder:
-            jobs = str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-            generator = ("-G", "Ninja") if shutil.which("ninja") else ()
-            configure = ("cmake", "-S", str(HERE), "-B", folder, *generator, *build.options)
-            for command in (configure, ("cmake", "--build", folder, "--parallel", jobs)):
-                step = subprocess.run(command, check=False, capture_output=True, text=True)
-                if step.returncode:
-                    print(step.stdout, step.stderr, sep="\n")
-                    return step.returncode
-            built = time.monotonic()
-            driver = subprocess.run((*build.run, f"{folder}/driver", *build.arguments), check=False)
-        times = f"{built - begin:.0f} s to build, {time.monotonic() - built:.0f} s to run"
-        print(
-            f"{build.name}: {'ok' if driver.returncode == 0 else f'failed with {driver.returncode}'}, {times}",
-            flush=True,
-        )
-        if driver.returncode:
-            return 1
-    return 0
+    wanted = list(builds())
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(cores()) as pool:
+        try:
+            drivers = [compiled(build, Path(folder) / build.name) for build in wanted]
+        except subprocess.CalledProcessError as error:
+            print(error.stdout)
+            return error.returncode
+        return 0 if all(list(pool.map(has_passed, wanted, drivers))) else 1
 
 
 if __name__ == "__main__":

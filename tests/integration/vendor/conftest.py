@@ -28,6 +28,9 @@ RTP = """#!/bin/sh
 exec '{python}' -m rtp_core.cli "$@"
 """
 
+# A device that cannot rehearse runs its worst steps at a start: with borrowed primitives, large ones take minutes.
+LIMITS = {"RTP_MAX_MODEL_LEN": "64", "RTP_MAX_NUM_SEQS": "2", "RTP_MAX_NUM_BATCHED_TOKENS": "16"}
+
 
 @dataclass(frozen=True, slots=True)
 class VendorEnvironment:
@@ -72,7 +75,7 @@ def make_environment(folder: Path, model: Path) -> VendorEnvironment:
         file.write_text(script.format(python=python))
         file.chmod(file.stat().st_mode | stat.S_IXUSR)
     variables = {name: value for name, value in os.environ.items() if not name.startswith(("RTP_", "PYTEST_"))}
-    variables |= {
+    variables |= LIMITS | {
         "PATH": f"{home / 'bin'}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "RTP_MODEL": str(model),
         "RTP_HOME": str(folder / "rtp_home"),

@@ -12,6 +12,7 @@ import pytest
 
 from rtp_core.device.borrowed import WRITING_ORDER
 
+from ..cli.scripted_model import write_model
 from .conftest import ROOT, VendorEnvironment, copy_of
 
 EXAMPLE = ROOT / "docs" / "examples" / "rtp-handheld"
@@ -57,7 +58,7 @@ def test_a_new_plugins_own_tests_are_the_suite(vendor: VendorEnvironment, tmp_pa
 def test_generating_on_a_device_that_borrows_warns_in_one_line(vendor: VendorEnvironment, tmp_path: Path) -> None:
     vendor.out("rtp plugin new lent", tmp_path)
     install(vendor, tmp_path / "rtp-lent")
-    said = vendor.run("rtp generate 'The sky is' --raw --device lent --temperature 0 --max-tokens 2", tmp_path).stdout
+    said = vendor.run(f"rtp generate a --device lent --model {write_model(tmp_path)} --max-tokens 2", tmp_path).stdout
     (warning,) = [line for line in said.splitlines() if "borrowed" in line]
     assert warning.startswith("lent: 15 of 15 primitives are borrowed from the reference")
     assert ", ".join(WRITING_ORDER) in warning and "rtp plugin todo lent" in warning

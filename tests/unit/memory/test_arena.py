@@ -197,7 +197,8 @@ class ArenaMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.objects.clear()
-        gc.collect()
+        if self.arena.stats().used_bytes:
+            gc.collect()  # a failure's traceback may still hold some
         self.arena.check_integrity()
         assert self.arena.stats().used_bytes == 0, self.arena.table()
         assert self.arena.stats().largest_hole_bytes == TOTAL

@@ -7,7 +7,8 @@ from functools import partial
 
 from rtp_core.conformance.case import Case
 from rtp_core.conformance.op_check import Setting, check
-from rtp_core.conformance.settings import composite_settings, fail, replayed, uncovered
+from rtp_core.conformance.replay import Replay
+from rtp_core.conformance.settings import default_settings, fail, override_settings, replayed, uncovered
 from rtp_core.conformance.subject import Subject
 from rtp_core.device.device import OPS
 from rtp_core.device.op import Override, Predicate, Signature, Yes
@@ -22,17 +23,38 @@ def cases(subject: Subject) -> Iterator[Case]:
             yield Case(GROUP, f"{op} is covered", partial(fail, why))
     if subject.opening_error:
         return
-    composites = [op for op, spec in OPS.items() if not spec.is_primitive]
-    settings = [setting for op in composites for setting in composite_settings(op, subject.manifest)]
-    names = {setting: setting.name for setting in settings}
+    for op in (op for op, spec in OPS.items() if not spec.is_primitive):
+        yield from _cases_of(op, subject)
     if subject.replay is not None:
-        again = replayed(subject.replay, subject.manifest, subject.device.default_dtype)
-        names |= {s: f"{subject.replay.name}: {s.name}" for s in again if not OPS[s.op].is_primitive}
-    for setting, name in names.items():
-        yield Case(GROUP, f"default {name}", partial(_check_default, setting))
-        for override in subject.device.overrides:
-            if serves(override, setting):
-                yield Case(GROUP, f"{override.impl} {name}", partial(check_override, override, setting))
+        yield from _replayed_cases(subject.replay, subject)
+
+
+def _cases_of(op: str, subject: Subject) -> Iterator[Case]:
+    for setting in default_settings(op, subject.manifest):
+        yield _default_case(setting, setting.name)
+    for override in subject.device.overrides:
+        if override.op == op:
+            for setting in override_settings(op, subject.manifest):
+                yield from _override_case(override, setting, setting.name)
+
+
+def _replayed_cases(replay: Replay, subject: Subject) -> Iterator[Case]:
+    for setting in replayed(replay, subject.manifest, subject.device.default_dtype):
+        if not OPS[setting.op].is_primitive:
+            name = f"{replay.name}: {setting.name}"
+            yield _default_case(setting, name)
+            for override in subject.device.overrides:
+                yield from _override_case(override, setting, name)
+
+
+def _default_case(setting: Setting, name: str) -> Case:
+    return Case(GROUP, f"default {name}", partial(_check_default, setting))
+
+
+def _override_case(override: Override, setting: Setting, name: str) -> Iterator[Case]:
+    """The override where core would use it."""
+    if serves(override, setting):
+        yield Case(GROUP, f"{override.impl} {name}", partial(check_override, override, setting))
 
 
 def serves(override: Override, setting: Setting) -> bool:

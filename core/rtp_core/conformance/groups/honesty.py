@@ -49,15 +49,12 @@ def _settings(override: Override, subject: Subject) -> Iterator[Setting]:
 def _is_honest(override: Override, setting: Setting, subject: Subject) -> None:
     if serves(override, setting):
         check_override(override, setting, subject)
+    schemes, features = {setting.op: (setting.scheme,)}, {setting.op: setting.features}
+    plan = resolve(subject.device, Demand(setting.dtype, asdict(setting.sized), schemes, features))
     for phase in PHASES:
-        signature = setting.signature(phase)
-        demand = Demand(
-            setting.dtype,
-            asdict(setting.sized),
-            {setting.op: (setting.scheme,)},
-            {setting.op: setting.features},
-        )
-        is_bound = getattr(resolve(subject.device, demand).ops(phase), setting.op).__func__ is override.function
+        is_bound = getattr(plan.ops(phase), setting.op).__func__ is override.function
         refuses = bool(setting.features - override.handles)
-        refuses = refuses or (override.when is not None and not isinstance(override.when(signature), Yes))
+        refuses = refuses or (
+            override.when is not None and not isinstance(override.when(setting.signature(phase)), Yes)
+        )
         expect(not (is_bound and refuses), f"expected {override.impl} to be left out where it says No, got a call")
