@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from comparison import models
 from comparison.random_qwen2 import NORMAL, Shape, Vocabulary, write_folder, write_gguf
 
 from rtp_core import LLM, SamplingParams
@@ -41,6 +42,15 @@ def test_all_formats_are_one_model(tmp_path: Path) -> None:
     assert q8_0 == pytest.approx(exact, abs=0.1)
     assert np.abs(np.subtract(q8_0, exact)).mean() < np.abs(np.subtract(q4_0, exact)).mean() < 0.3
     assert {path.name for path in tmp_path.iterdir()} == {"folder", "m.Q8_0.gguf", "m.Q4_0.gguf"}
+
+
+def test_a_file_becomes_a_folder_of_the_same_model(tmp_path: Path) -> None:
+    """What engines that do not read GGUF run."""
+    file = write_gguf(tmp_path / "m.Q4_0.gguf", TINY, VOCABULARY, "Q4_0")
+    model = models.smollm2(file, tmp_path, None)
+    assert model.ggufs == {"Q4_0": file}
+    assert model.folder is not None
+    assert scores(model.folder) == pytest.approx(scores(file), abs=0.05)  # bfloat16
 
 
 def test_a_vocabulary_that_is_too_large_is_an_error() -> None:
