@@ -8,7 +8,7 @@ import llama_cpp as api
 import numpy as np
 
 from rtp_core.device.host_sampling import log_softmax, sample
-from rtp_core.sampling.sampling_batch import uniform
+from rtp_core.sampling.uniforms import uniforms
 
 THREADS = 2
 CONTEXT = 4096
@@ -50,7 +50,7 @@ class LlamaCpp:
             ones, zeros = np.ones(len(group), np.float32), np.zeros(len(group), np.float32)
             for step in range(new_tokens):
                 scores = log_softmax(logits)
-                draws = np.array([uniform(start + s, step) for s in range(len(group))])
+                draws = np.array([uniforms(start + s, step)[0] for s in range(len(group))])
                 off = {"top_k": zeros.astype(np.int64), "top_p": ones, "min_p": zeros}
                 chosen = sample(logits, temperature=ones, uniforms=draws, **off)
                 for s, token in enumerate(chosen.tolist()):

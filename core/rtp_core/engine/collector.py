@@ -21,7 +21,8 @@ class Collector:
         self._texts[progress.request_id].append(progress.text)
         if progress.logprobs is not None:
             self._logprobs[progress.request_id].append(progress.logprobs)
-        self._prompt_logprobs.update(progress.prompt_logprobs)
+        if progress.prompt_logprobs:
+            self._prompt_logprobs.update(progress.prompt_logprobs)
 
     def output(self) -> RequestOutput:
         """Once all requests are finished."""

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from rtp_core.errors import ConfigError, DoubleFreeError, RequestError
 
+BlockTable = tuple[int, ...]
+"""A request's blocks, in the order of its tokens."""
+
 
 class BlockManager:
     """Hands out `num_blocks` blocks of `block_size` tokens. Every call does all of its work or nothing.
@@ -21,9 +24,7 @@ class BlockManager:
                 raise ConfigError(f"{name} is {value}", where="the block manager", why="expected at least 1")
         self.num_blocks, self.block_size = num_blocks, block_size
         self._free = list(range(num_blocks - 1, -1, -1))
-        self._tables: dict[str, list[int]] = {}
-        self._num_tokens: dict[str, int] = {}  # that each table covers
-        self._shown: dict[str, tuple[int, ...]] = {}  # tables as they were asked for, until they change
+        self._tables: dict[str, BlockTable] = {}
 
     @property
     def num_free_blocks(self) -> int:
@@ -32,36 +33,25 @@ class BlockManager:
     def num_blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)
 
-    def allocate(self, request_id: str, num_tokens: int) -> bool:
-        """Start a table that covers `num_tokens`. False, with nothing changed, where the free blocks are too few.
+    def allocate(self, request_id: str, num_tokens: int) -> BlockTable | None:
+        """Start a table that covers `num_tokens`. None, with nothing changed, where the free blocks are too few.
 
         Raises RequestError where the request already has a table.
         """
         if request_id in self._tables:
             raise RequestError(f"request {request_id!r} already has blocks", where="the block manager")
-        if self.num_blocks_for(num_tokens) > len(self._free):
-            return False
-        self._tables[request_id] = []
-        self._num_tokens[request_id] = 0
-        return self.extend(request_id, num_tokens)
+        return self._grown(request_id, (), self.num_blocks_for(num_tokens))
 
-    def extend(self, request_id: str, num_tokens: int) -> bool:
-        """Grow a table until it covers `num_tokens`; one that does so already stays as it is.
+    def extend(self, request_id: str, num_tokens: int) -> BlockTable | None:
+        """The request's table, grown until it covers `num_tokens`; one that does so already is the same object.
 
-        False, with nothing changed, where the free blocks are too few. Raises RequestError for an unknown request.
+        None, with nothing changed, where the free blocks are too few. Raises RequestError for an unknown request.
         """
-        table = self._table(request_id)
-        if num_tokens <= self._num_tokens[request_id]:
-            return True
+        table = self._tables.get(request_id)
+        if table is None:
+            raise _unknown(request_id)
         missing = -(-num_tokens // self.block_size) - len(table)
-        if missing > len(self._free):
-            return False
-        for _ in range(missing):
-            table.append(self._free.pop())
-        if missing:
-            self._shown.pop(request_id, None)
-        self._num_tokens[request_id] = num_tokens
-        return True
+        return table if missing <= 0 else self._grown(request_id, table, missing)
 
     def free(self, request_id: str) -> None:
         """Take back all blocks of a request. Raises DoubleFreeError where it has no table."""
@@ -69,32 +59,28 @@ class BlockManager:
             table = self._tables.pop(request_id)
         except KeyError:
             raise DoubleFreeError(f"request {request_id!r} has no blocks to free", where="the block manager") from None
-        del self._num_tokens[request_id]
-        self._shown.pop(request_id, None)
         self._free.extend(reversed(table))
 
-    def block_table(self, request_id: str) -> tuple[int, ...]:
-        """The request's blocks now, in the order of its tokens: the same object while they are the same blocks.
-
-        Raises RequestError for an unknown request.
-        """
-        shown = self._shown.get(request_id)
-        if shown is None:
-            shown = self._shown[request_id] = tuple(self._table(request_id))
-        return shown
+    def block_table(self, request_id: str) -> BlockTable:
+        """The request's blocks now. Raises RequestError for an unknown request."""
+        table = self._tables.get(request_id)
+        if table is None:
+            raise _unknown(request_id)
+        return table
 
     def check_integrity(self) -> None:
-        """Assert that each block is free or owned by one request, and that no table is longer than it needs to be."""
+        """Assert that each block is free or owned by one request."""
         owned = [block for table in self._tables.values() for block in table]
         assert sorted(self._free + owned) == list(range(self.num_blocks)), "a block is lost, shared or owned twice"
-        assert self._tables.keys() == self._num_tokens.keys()
-        assert all(shown == tuple(self._tables[request_id]) for request_id, shown in self._shown.items())
-        for request_id, table in self._tables.items():
-            needed = self.num_blocks_for(self._num_tokens[request_id])
-            assert len(table) == needed, f"request {request_id!r} has {len(table)} blocks and needs {needed}"
 
-    def _table(self, request_id: str) -> list[int]:
-        try:
-            return self._tables[request_id]
-        except KeyError:
-            raise RequestError(f"request {request_id!r} has no blocks", where="the block manager") from None
+    def _grown(self, request_id: str, table: BlockTable, missing: int) -> BlockTable | None:
+        if missing > len(self._free):
+            return None
+        first = len(self._free) - missing
+        table = self._tables[request_id] = (*table, *reversed(self._free[first:]))
+        del self._free[first:]
+        return table
+
+
+def _unknown(request_id: str) -> RequestError:
+    return RequestError(f"request {request_id!r} has no blocks", where="the block manager")

@@ -167,11 +167,8 @@ class Tracer:
         if len(self.ring) > len(Event._fields) * MAX_EVENTS:
             del self.ring[: -len(Event._fields) * (MAX_EVENTS // 2)]
             self.has_dropped = True
-        last = self.steps[-1]
-        number = last.number + 1
-        # A table changes once in a block's tokens: until then all steps share one.
-        shared = {name: old if (old := last.blocks.get(name)) == table else table for name, table in blocks.items()}
-        self.steps.append(Step(number, phase, self.now(), shared))
+        number = self.steps[-1].number + 1
+        self.steps.append(Step(number, phase, self.now(), blocks))
         while len(self.steps) > (FEW_STEPS if self.level == "off" else MAX_STEPS):
             self.steps.popleft()
         self._outer = outer

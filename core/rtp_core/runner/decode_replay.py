@@ -141,27 +141,25 @@ class DecodeReplay:
 
     def _bring(self, requests: Sequence[ScheduledRequest]) -> None:
         """The step's integers, to the device."""
-        block_size = self._cache.block_size
-        tokens, starts, slots = [], [], []
-        for row, (request, start, _, table) in enumerate(requests):
-            output = request.output_token_ids
-            tokens.append(output[-1] if output else request.prompt_token_ids[-1])
-            starts.append(start)
-            slots.append(table[start // block_size] * block_size + start % block_size)
-            if table is not self._rows[row]:
-                self._write_table(row, table)
-        ints, count = self._host_ints, len(requests)
-        ints[:3, :count] = tokens, starts, slots
+        size, ints, count = self._cache.block_size, self._host_ints, len(requests)
+        owners, starts, _, tables = zip(*requests, strict=True)
+        known = [(owner.output_token_ids or owner.prompt_token_ids)[-1] for owner in owners]
+        slots = [table[at // size] * size + at % size for table, at in zip(tables, starts, strict=True)]
+        ints[:3, :count] = known, starts, slots
         np.add(ints[1, :count], 1, out=ints[3, :count])
         self._device.copy(self._ints, self._staged[0])
+        if self._rows[:count] != list(tables):
+            self._write_tables(tables)
         if self._is_stale:
             self._device.copy(self._tables, self._staged[1])
             self._is_stale = False
 
-    def _write_table(self, row: int, table: Sequence[int]) -> None:
-        self._is_stale = True  # until it is there: a step that is interrupted in between runs again
-        self._host_tables[row, : len(table)] = table
-        self._rows[row] = table
+    def _write_tables(self, tables: Sequence[Sequence[int]]) -> None:
+        self._is_stale = True  # until they are there: a step that is interrupted in between runs again
+        for row, table in enumerate(tables):
+            if table != self._rows[row]:
+                self._host_tables[row, : len(table)] = table
+                self._rows[row] = table
 
 
 def replay_bytes(step_bytes: int, *, max_num_seqs: int, max_num_blocks: int, alignment: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from rtp_core.runner.decode_replay import DecodeReplay
 from rtp_core.runner.step_inputs import step_inputs
 from rtp_core.runner.step_result import StepResult
 from rtp_core.sampling.sampling_batch import SamplingBatch
+from rtp_core.sampling.uniforms import Uniforms
 from rtp_core.scheduled_batch import ScheduledBatch, ScheduledRequest
 
 PROMPT_ROWS = 64  # prompt positions whose logits are held at once: each takes vocab_size floats
@@ -30,7 +31,8 @@ class ModelRunner:
     def __init__(self, plan: Plan, weights: ModelWeights, cache: KVCache, replay: DecodeReplay | None = None) -> None:
         self._plan, self._weights, self._cache = plan, weights, cache
         self._replay = replay
-        self._sampling: tuple[list[Request], SamplingBatch] = [], SamplingBatch.of(())
+        self._uniforms = Uniforms()
+        self._sampling: tuple[list[Request], SamplingBatch] = [], SamplingBatch.of((), self._uniforms)
 
     @property
     def why_eager(self) -> str:
@@ -91,9 +93,8 @@ class ModelRunner:
         if is_plain_decode and self._replay is not None and not self._replay.problem:
             logits = self._replay.logits(batch.requests)
             if logits is not None:
-                result = _nothing_yet(len(batch.requests))
-                self._sample(ops, batch, range(len(batch.requests)), logits, result)
-                return result
+                chosen = self._sample(ops, [scheduled.request for scheduled in batch.requests], logits)
+                return StepResult(*chosen, _no_prompt_logprobs(batch))
         return self._run(ops, batch)
 
     def _run(self, ops: Device, batch: ScheduledBatch) -> StepResult:
@@ -108,9 +109,12 @@ class ModelRunner:
         logit_rows = np.concatenate([*last_rows, *prompt_rows, []]).astype(np.int32)
         inputs, device_rows = step_inputs(ops, batch, self._cache.block_size, logit_rows)
         hidden = ops.model_forward(self._weights, self._cache.layers, inputs)
-        result = _nothing_yet(len(batch.requests))
+        result = StepResult([None] * len(ends), [None] * len(ends), _no_prompt_logprobs(batch))
         if yielding:
-            self._sample(ops, batch, yielding, self._logits(ops, hidden, device_rows[: len(yielding)]), result)
+            logits = self._logits(ops, hidden, device_rows[: len(yielding)])
+            chosen = self._sample(ops, [batch.requests[i].request for i in yielding], logits)
+            for i, token_id, logprobs in zip(yielding, *chosen, strict=True):
+                result.token_ids[i], result.logprobs[i] = token_id, logprobs
         start = len(yielding)
         for i in asked:
             stop = start + _num_prompt_rows(batch.requests[i])
@@ -123,9 +127,10 @@ class ModelRunner:
         return ops.lm_head(ops.gather_rows(hidden, rows), self._weights.lm_head)
 
     def _sample(
-        self, ops: Device, batch: ScheduledBatch, yielding: Sequence[int], logits: Buffer, result: StepResult
-    ) -> None:
-        sampling = self._sampling_of([batch.requests[i].request for i in yielding])
+        self, ops: Device, requests: list[Request], logits: Buffer
+    ) -> tuple[list[int | None], list[TokenLogprobs | None]]:
+        """The next token of each, from its row of the logits, and its log probabilities where they are asked for."""
+        sampling = self._sampling_of(requests)
         chosen = ops.sample(
             logits,
             temperature=sampling.temperature,
@@ -134,18 +139,19 @@ class ModelRunner:
             min_p=sampling.min_p,
             uniforms=sampling.uniforms,
         )
-        for i, token_id in zip(yielding, chosen.tolist(), strict=True):
-            result.token_ids[i] = token_id
+        logprobs: list[TokenLogprobs | None] = [None] * len(requests)
         if sampling.has_logprobs:
             wanted = np.flatnonzero(sampling.num_logprobs >= 0)
             dicts = _logprobs(ops.download(logits)[wanted], chosen[wanted], sampling.num_logprobs[wanted])
-            for row, logprobs in zip(wanted.tolist(), dicts, strict=True):
-                result.logprobs[yielding[row]] = logprobs
+            for row, found in zip(wanted.tolist(), dicts, strict=True):
+                logprobs[row] = found
+        return chosen.tolist(), logprobs
 
     def _sampling_of(self, requests: list[Request]) -> SamplingBatch:
         """Made anew only where these are not the requests of the step before."""
         before, sampling = self._sampling
-        sampling = sampling.next(requests) if before == requests else SamplingBatch.of(requests)
+        make = sampling.next if before == requests else SamplingBatch.of
+        sampling = make(requests, self._uniforms)
         self._sampling = requests, sampling
         return sampling
 
@@ -162,8 +168,8 @@ class ModelRunner:
             found.update(zip(positions, _logprobs(logits, tokens, np.full(len(tokens), top)), strict=True))
 
 
-def _nothing_yet(count: int) -> StepResult:
-    return StepResult([None] * count, [None] * count, [{} for _ in range(count)])
+def _no_prompt_logprobs(batch: ScheduledBatch) -> list[dict[int, TokenLogprobs]]:
+    return [{} for _ in batch.requests]
 
 
 def _phase(batch: ScheduledBatch) -> str:

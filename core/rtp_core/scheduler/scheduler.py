@@ -7,12 +7,20 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from rtp_core.errors import RequestError
-from rtp_core.kv.block_manager import BlockManager
+from rtp_core.kv.block_manager import BlockManager, BlockTable
 from rtp_core.request import FinishReason, Request
 from rtp_core.scheduled_batch import ScheduledBatch, ScheduledRequest
 from rtp_core.scheduler.scheduler_config import SchedulerConfig
+
+
+class _End(NamedTuple):
+    """When a request ends: with one of these tokens, or at so many of prompt and output together."""
+
+    token_ids: frozenset[int]
+    num_tokens: int
 
 
 class Scheduler:
@@ -35,7 +43,7 @@ class Scheduler:
         self.config = config
         self._blocks = block_manager
         self._unfinished: dict[str, Request] = {}
-        self._limits: dict[str, int] = {}  # prompt and output tokens at which each ends
+        self._ends: dict[str, _End] = {}
         self._running: list[Request] = []  # both sorted by _service_order
         self._waiting: list[Request] = []
         self._num_arrivals = 0
@@ -74,7 +82,7 @@ class Scheduler:
                 hint="shorten the prompt or raise --memory-budget",
             )
         request.arrival = self._num_arrivals
-        self._limits[request_id] = self._max_num_tokens(request)
+        self._ends[request_id] = self._end_of(request)
         self._num_arrivals += 1
         self._unfinished[request_id] = request
         insort(self._waiting, request, key=_service_order)
@@ -92,7 +100,7 @@ class Scheduler:
         if request is None:
             raise RequestError(f"cannot finish request {request_id!r}", why="no unfinished request has this id")
         request.finish_reason = reason
-        del self._limits[request_id]
+        del self._ends[request_id]
         if not _remove(self._waiting, request):
             _remove(self._running, request)
             self._blocks.free(request_id)
@@ -109,21 +117,20 @@ class Scheduler:
         # Decodes are budgeted before any prefill. What a preempted one leaves unused is not worth a second pass.
         missing = [request.num_tokens - request.num_computed_tokens for request in running]
         budget = self.config.max_num_batched_tokens - missing.count(1)
-        # Not a for loop over the list: preemption shortens it from its end while we walk it.
-        index = 0
-        while index < len(running):
-            request, num_tokens = running[index], missing[index]
-            index += 1
-            if num_tokens > 1:
-                num_tokens = min(num_tokens, budget)
+        for request, num_missing in zip(running, missing, strict=False):  # preemption shortens `running` from its end
+            start, num_tokens = request.num_computed_tokens, num_missing
+            if num_missing > 1:
+                num_tokens = min(num_missing, budget)
                 budget -= num_tokens
-            if not num_tokens:
-                continue
-            start, request_id = request.num_computed_tokens, request.request_id
-            if blocks.extend(request_id, start + num_tokens) or self._grow(request, start + num_tokens, preempted):
-                scheduled = ScheduledRequest(request, start, num_tokens, blocks.block_table(request_id))
-                is_decode = num_tokens == missing[index - 1] == 1 and start
-                (decodes if is_decode else prefills).append(scheduled)
+                if not num_tokens:
+                    continue
+            table = blocks.extend(request.request_id, start + num_tokens)
+            if table is None:
+                table = self._grow(request, start + num_tokens, preempted)
+                if table is None:
+                    continue
+            scheduled = ScheduledRequest(request, start, num_tokens, table)
+            (decodes if num_missing == 1 and start else prefills).append(scheduled)
         # A step that took blocks away gives none to newcomers, least of all to those it took them from. Where the
         # tail waits for a block none is free, and nobody is admitted either.
         if not preempted:
@@ -152,9 +159,11 @@ class Scheduler:
                 continue
             request.output_token_ids.append(token_id)
             changed.append(request)
-            reason = self._reason_to_finish(request, token_id)
-            if reason is not None:
-                self.finish(request.request_id, reason)
+            end = self._ends[request.request_id]
+            if token_id in end.token_ids:
+                self.finish(request.request_id, "stop")
+            elif computed + 1 >= end.num_tokens:
+                self.finish(request.request_id, "length")
         return changed
 
     def check_integrity(self) -> None:
@@ -164,27 +173,28 @@ class Scheduler:
         assert self._waiting == sorted(self._waiting, key=_service_order)
         queued = [request.request_id for request in self._running + self._waiting]
         assert sorted(queued) == sorted(self._unfinished), "a request is lost or queued twice"
-        assert self._limits == {r.request_id: self._max_num_tokens(r) for r in self._unfinished.values()}
+        assert self._ends == {r.request_id: self._end_of(r) for r in self._unfinished.values()}
         assert not any(request.is_finished for request in self._unfinished.values())
         assert len(self._running) <= self.config.max_num_seqs
         assert all(request.num_computed_tokens == 0 for request in self._waiting)
         num_owned = 0
         for request in self._running:
-            assert request.num_computed_tokens < request.num_tokens < self._limits[request.request_id]
+            assert request.num_computed_tokens < request.num_tokens < self._ends[request.request_id].num_tokens
             num_blocks = len(self._blocks.block_table(request.request_id))
             assert num_blocks >= self._blocks.num_blocks_for(request.num_computed_tokens)
+            assert num_blocks <= self._blocks.num_blocks_for(request.num_tokens), "a block that is not needed yet"
             num_owned += num_blocks
         assert num_owned + self._blocks.num_free_blocks == self._blocks.num_blocks, "a block of a request that is gone"
 
-    def _grow(self, request: Request, num_tokens: int, preempted: list[str]) -> bool:
-        """Cover `num_tokens` of a running request, at the expense of those behind it."""
-        while not self._blocks.extend(request.request_id, num_tokens):
+    def _grow(self, request: Request, num_tokens: int, preempted: list[str]) -> BlockTable | None:
+        """Cover `num_tokens` of a running request, at the expense of those behind it. None: it has to wait."""
+        while (table := self._blocks.extend(request.request_id, num_tokens)) is None:
             victim = self._running[-1]
             if victim is request:
-                return False
+                return None
             self._preempt(victim)
             preempted.append(victim.request_id)
-        return True
+        return table
 
     def _preempt(self, request: Request) -> None:
         self._running.pop()
@@ -197,29 +207,25 @@ class Scheduler:
     def _admit(self, budget: int, prefills: list[ScheduledRequest]) -> None:
         while self._waiting and budget > 0 and len(self._running) < self.config.max_num_seqs:
             request = self._waiting[0]
-            if not self._blocks.allocate(request.request_id, request.num_tokens):
+            table = self._blocks.allocate(request.request_id, request.num_tokens)
+            if table is None:
                 return
             self._waiting.pop(0)
             insort(self._running, request, key=_service_order)
             num_tokens = min(request.num_tokens, budget)
             budget -= num_tokens
-            prefills.append(ScheduledRequest(request, 0, num_tokens, self._blocks.block_table(request.request_id)))
+            prefills.append(ScheduledRequest(request, 0, num_tokens, table))
 
-    def _reason_to_finish(self, request: Request, token_id: int) -> FinishReason | None:
+    def _end_of(self, request: Request) -> _End:
         sampling = request.sampling
-        if token_id in request.eos_token_ids and not sampling.ignore_eos:
-            return "stop"
-        if token_id in sampling.stop_token_ids:
-            return "stop"
-        return "length" if request.num_tokens >= self._limits[request.request_id] else None
-
-    def _max_num_tokens(self, request: Request) -> int:
-        """Prompt and output tokens at which a request ends."""
+        token_ids = frozenset(sampling.stop_token_ids)
+        if not sampling.ignore_eos:
+            token_ids |= request.eos_token_ids
         # The last token is never computed, so it needs no place in a block.
         limit = min(self.config.max_model_len, self._blocks.num_blocks * self._blocks.block_size + 1)
-        if request.sampling.max_tokens is None:
-            return limit
-        return min(limit, request.num_prompt_tokens + request.sampling.max_tokens)
+        if sampling.max_tokens is not None:
+            limit = min(limit, request.num_prompt_tokens + sampling.max_tokens)
+        return _End(token_ids, limit)
 
 
 def _service_order(request: Request) -> tuple[int, int]:

@@ -5,7 +5,7 @@ The pieces joined are what decoding all ids at once gives, and the work per toke
 
 from __future__ import annotations
 
-import codecs
+from codecs import utf_8_decode
 
 from rtp_core.text.tokenizer import Tokenizer
 
@@ -15,7 +15,7 @@ class IncrementalDetokenizer:
 
     def __init__(self, tokenizer: Tokenizer, *, skip_special: bool = True) -> None:
         self._tokenizer, self._skip_special = tokenizer, skip_special
-        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._half = b""  # of a character
         # For vocabularies of texts: `_context` is what was decoded last and already emitted. It is the left
         # neighbour that a decoder needs to know, to treat `_pending` as the middle of a text and not its start.
         self._context: list[int] = []
@@ -28,7 +28,8 @@ class IncrementalDetokenizer:
         if self._skip_special and token_id in tokenizer.special_ids:
             return ""
         if tokenizer.is_byte_level:
-            return self._utf8.decode(tokenizer.token_bytes(token_id))
+            spelling = tokenizer.spelling(token_id)
+            return self._characters(spelling.utf8) if self._half or spelling.text is None else spelling.text
         if tokenizer.id_to_token(token_id) is None:
             return ""
         self._pending.append(token_id)
@@ -38,10 +39,15 @@ class IncrementalDetokenizer:
     def flush(self) -> str:
         """The rest at the end of the text; bytes of an incomplete character become U+FFFD."""
         if self._tokenizer.is_byte_level:
-            text = self._utf8.decode(b"", final=True)
-            self._utf8.reset()
-            return text
+            return self._characters(b"", is_last=True)
         return self._decode_pending()
+
+    def _characters(self, more: bytes, *, is_last: bool = False) -> str:
+        """Those that are whole; what begins another waits for its rest, or becomes U+FFFD."""
+        known = self._half + more
+        text, used = utf_8_decode(known, "replace", is_last)
+        self._half = known[used:]
+        return text
 
     def _decode_pending(self) -> str:
         window = self._context + self._pending

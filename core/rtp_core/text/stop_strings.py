@@ -18,6 +18,7 @@ class StopChecker:
         self._stop = tuple(dict.fromkeys(stop))
         if "" in self._stop:
             raise ConfigError("bad stop string", why="an empty one is everywhere")
+        self._firsts = frozenset(s[0] for s in self._stop)
         self._starts = frozenset(s[:n] for s in self._stop for n in range(1, len(s)))
         self._longest_start = max(map(len, self._starts), default=0)
         self._held = ""
@@ -25,9 +26,11 @@ class StopChecker:
 
     def feed(self, piece: str) -> str:
         """The text that is safe to emit. Once `stopped_by` is set there is no more."""
+        if not self._stop:
+            return piece
         if self.stopped_by is not None:
             return ""
-        if not self._stop:
+        if not self._held and self._firsts.isdisjoint(piece):  # nothing of a stop string begins here
             return piece
         text = self._held + piece
         found = [(text.find(s) + len(s), -len(s), s) for s in self._stop if s in text]

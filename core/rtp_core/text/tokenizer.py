@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from codecs import utf_8_decode
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tokenizers
 import tokenizers.normalizers
@@ -32,6 +33,18 @@ class Cut:
 
     max_tokens: int
     lowers: bool = False
+
+
+class Spelling(NamedTuple):
+    """A token as bytes, and as text unless it ends in the middle of a character."""
+
+    utf8: bytes
+    text: str | None
+
+    @classmethod
+    def of(cls, given: bytes) -> Spelling:
+        text, used = utf_8_decode(given, "replace", False)
+        return cls(given, text if used == len(given) else None)
 
 
 class Tokenizer:
@@ -64,7 +77,7 @@ class Tokenizer:
         self.eos_token_ids = tuple(token for token in known.values() if token is not None)
         self._decoders = _decoder_types(inner, where)
         self.is_byte_level = self._decoders == ["ByteLevel"]
-        self._token_bytes: dict[int, bytes] = {}
+        self._spellings: dict[int, Spelling] = {}
 
     @classmethod
     def from_source(cls, source: TokenizerSource, cut: Cut | None = None) -> Tokenizer:
@@ -123,11 +136,11 @@ class Tokenizer:
     def token_to_id(self, token: str) -> int | None:
         return self._inner.token_to_id(token)
 
-    def token_bytes(self, token_id: int) -> bytes:
-        """The bytes that a token of a byte-level vocabulary stands for; none outside the vocabulary."""
-        known = self._token_bytes.get(token_id)
+    def spelling(self, token_id: int) -> Spelling:
+        """What a token of a byte-level vocabulary stands for; nothing outside the vocabulary."""
+        known = self._spellings.get(token_id)
         if known is None:  # a table of all would take longer than a short answer
-            known = self._token_bytes[token_id] = self._bytes_of(token_id)
+            known = self._spellings[token_id] = Spelling.of(self._bytes_of(token_id))
         return known
 
     def _bytes_of(self, token_id: int) -> bytes:

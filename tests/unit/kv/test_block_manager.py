@@ -94,10 +94,8 @@ def test_unknown_and_doubled_requests_are_errors():
     [
         lambda blocks: blocks._free.append(blocks._tables["a"][0]),
         lambda blocks: blocks._free.pop(),
-        lambda blocks: blocks._tables["b"].append(blocks._tables["a"][0]),
-        lambda blocks: blocks._tables["a"].append(blocks._free.pop()),
-        lambda blocks: blocks._num_tokens.update(a=9),
-        lambda blocks: blocks._num_tokens.pop("b"),
+        lambda blocks: blocks._tables.update(b=blocks._tables["a"][:1]),
+        lambda blocks: blocks._tables.pop("b"),
     ],
 )
 def test_the_integrity_check_sees_damage(damage):
@@ -133,8 +131,10 @@ class BlockManagerMachine(RuleBasedStateMachine):
                 self.blocks.allocate(request_id, num_tokens)
             return
         fits = self._fits(request_id, num_tokens)
-        assert self.blocks.allocate(request_id, num_tokens) == fits
+        table = self.blocks.allocate(request_id, num_tokens)
+        assert (table is not None) == fits
         if fits:
+            assert self.blocks.block_table(request_id) is table
             self.tokens[request_id] = num_tokens
 
     @precondition(lambda self: self.tokens)
@@ -143,10 +143,12 @@ class BlockManagerMachine(RuleBasedStateMachine):
         request_id = data.draw(st.sampled_from(sorted(self.tokens)))
         before = self.blocks.block_table(request_id)
         fits = self._fits(request_id, num_tokens)
-        assert self.blocks.extend(request_id, num_tokens) == fits
+        grown = self.blocks.extend(request_id, num_tokens)
+        assert (grown is not None) == fits
         after = self.blocks.block_table(request_id)
         assert after[: len(before)] == before
         if fits:
+            assert after is grown
             self.tokens[request_id] = max(num_tokens, self.tokens[request_id])
         else:
             assert after == before

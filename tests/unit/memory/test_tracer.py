@@ -202,7 +202,7 @@ def test_allocations_belong_to_the_step_in_which_they_are_made(arena: Arena) -> 
 
 
 @pytest.mark.parametrize(("level", "kept"), [("off", 4), ("tags", 9)])
-def test_steps_are_bounded_tables_that_stay_are_one_and_a_moment_keeps_its_step(
+def test_steps_are_bounded_and_a_moment_keeps_its_step(
     level: TraceLevel, kept: int, arena: Arena, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tracing, "FEW_STEPS", 4)
@@ -215,7 +215,6 @@ def test_steps_are_bounded_tables_that_stay_are_one_and_a_moment_keeps_its_step(
         arena.begin_step("decode", {"request-0": tuple(range(1, 2 + step // 10))})
     steps = list(arena.tracer.steps)
     assert [step.number for step in steps] == list(range(22 - kept, 22))
-    assert len({id(step.blocks["request-0"]) for step in steps}) == 1
     peak = arena.moment("peak")
     assert peak is not None and (peak.step.number, peak.step.phase) == (1, "prefill")
     saved = Snapshot.of(arena)

@@ -410,6 +410,8 @@ def test_a_step_that_preempts_admits_nobody():
         lambda s: s._running.reverse(),
         lambda s: s._waiting.append(s._running[0]),
         lambda s: s._blocks.allocate("stranger", 1),
+        lambda s: s._blocks.extend("a", 5),
+        lambda s: s._ends.pop("a"),
         lambda s: setattr(s._running[0], "finish_reason", "stop"),
         lambda s: setattr(s._running[0], "num_computed_tokens", 60),
         lambda s: setattr(s._waiting[0], "num_computed_tokens", 1),

@@ -43,12 +43,12 @@ def test_special_tokens_of_the_default_model_are_known(default_tokenizer: Tokeni
 
 def test_ids_outside_the_vocabulary_have_no_text(default_tokenizer: Tokenizer) -> None:
     assert default_tokenizer.decode([-1, 19556, 49152, 2**40]) == "Hello"
-    assert default_tokenizer.token_bytes(49152) == default_tokenizer.token_bytes(-1) == b""
+    assert default_tokenizer.spelling(49152) == default_tokenizer.spelling(-1) == (b"", "")
 
 
 def test_the_bytes_of_tokens_joined_are_the_text(default_tokenizer: Tokenizer) -> None:
     for case in CASES:
-        joined = b"".join(default_tokenizer.token_bytes(token) for token in case["ids"])
+        joined = b"".join(default_tokenizer.spelling(token).utf8 for token in case["ids"])
         assert joined == case["text"].encode()
 
 
