@@ -17,6 +17,7 @@ from rtp_core.device.manifest import DeviceConfig, DeviceInfo
 from rtp_core.device.opening import create, find
 from rtp_core.device.plan import Plan
 from rtp_core.device.plan_lock import SavedPlan, check_lock, check_required, read_plan
+from rtp_core.device.probing import Prober
 from rtp_core.device.weights import EncoderWeights, ModelWeights
 from rtp_core.engine.embedder import Embedder
 from rtp_core.engine.engine import Engine
@@ -61,14 +62,17 @@ def load_engine(
     *,
     progress: Loading = lambda done, total: None,
     info: Callable[[str], None] = lambda line: None,
+    prober: Prober | None = None,
 ) -> LoadedEngine:
     """Open the model at `path` on a device. Nothing is left open when it raises.
 
-    `progress(done, total)` counts bytes of weights. Raises any RtpError.
+    `progress(done, total)` counts bytes of weights; `prober` may have been started before. Raises any RtpError.
     """
     locked = None if config.plan_lock is None else read_plan(config.plan_lock)
     with ThreadPoolExecutor(1) as aside:  # probing waits for a process: the files are read meanwhile
-        finding = aside.submit(find, config.device, allow_fallback=config.allow_device_fallback, info=info)
+        finding = aside.submit(
+            find, config.device, allow_fallback=config.allow_device_fallback, info=info, prober=prober
+        )
         checkpoint = open_checkpoint(path)
         check_model_type(checkpoint.config.model_type, MODELS, str(path))
         max_model_len(checkpoint.config, config.max_model_len)
@@ -120,7 +124,7 @@ def _load(
     check_required(plan, config.require)
     if locked is not None:
         check_lock(plan, locked)
-    need = expected_need(device, setting)
+    need = expected_need(device, setting, plan)
     check_fits(device, setting, need)
     weights = _load_weights(device, setting, plan, progress)
     need = _warmed_up(device, setting, plan, weights, need)
