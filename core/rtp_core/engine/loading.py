@@ -29,6 +29,7 @@ from rtp_core.errors import CheckpointError, ContractError, OutOfMemoryError
 from rtp_core.kv.block_manager import BlockManager
 from rtp_core.kv.kv_cache import KVCache
 from rtp_core.memory.budget import MemoryBudget
+from rtp_core.memory.space import give_back_free_memory
 from rtp_core.models.model import MODELS, Weights, demand, load_model
 from rtp_core.models.weight_loader import WeightLoader
 from rtp_core.runner.decode_replay import DecodeReplay
@@ -81,6 +82,8 @@ def load_engine(
                 "the model has no tokenizer", where=str(path), why="expected tokenizer.json or GGUF metadata"
             )
         tokenizer = Tokenizer.from_source(checkpoint.tokenizer, _cut(checkpoint, config))
+        checkpoint = replace(checkpoint, tokenizer=None)  # tables as large as what has been made of them
+        give_back_free_memory()
     device = _create(*finding.result(), config, info)
     try:
         loaded = _load(checkpoint, tokenizer, device, config, locked, progress)
@@ -153,7 +156,7 @@ def _load(
     )
     return LoadedEngine(
         engine,
-        checkpoint,
+        replace(checkpoint, tensors={}, header={}),  # the files are let go
         tokenizer,
         device,
         plan,
@@ -179,6 +182,7 @@ def _load_weights(device: Device, setting: Setting, plan: Plan, progress: Loadin
     with device.arena.lifetime("persistent"):
         loader = WeightLoader(device, checkpoint.tensors, checkpoint.header, setting.precision, where, progress)
         weights = load_model(checkpoint.config, loader, setting.limits.max_model_len, where)
+    give_back_free_memory()
     if demand(checkpoint.config, weights) != plan.demand:
         raise ContractError("prepared weights are not of the scheme they were given in", where=device.info.id)
     return weights
