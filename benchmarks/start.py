@@ -2,9 +2,9 @@
 
     python benchmarks/start.py [--rounds 7] [--model MODEL] [--llama-cpp PYTHON] [--json]
 
-The command is `rtp generate hi --max-tokens 1 --device cpu`, its settings the default ones; the model is in the cache
-and its file has just been read. With an interpreter that has llama-cpp-python, the same of that, on the same file.
-Medians; what is printed first is the first token. Limits: 1.2 s to the first token, and llama.cpp's memory plus 15 %.
+The command is `rtp generate hi --max-tokens 1 --device cpu`, with default settings; the model is in the cache and its
+file has just been read. With an interpreter that has llama-cpp-python, the same of that, on the same file. Medians; the
+first byte is the first token. Limits: 1.2 s to the first token, and llama.cpp's memory plus 15 %.
 """
 
 from __future__ import annotations

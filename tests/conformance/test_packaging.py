@@ -29,7 +29,7 @@ BORROWS = """
 
 
 def check(*arguments: str) -> tuple[Result, dict[str, Any]]:
-    result = CliRunner().invoke(app, ["devices", "check", "acme", "--json", *arguments])
+    result = CliRunner().invoke(app(), ["devices", "check", "acme", "--json", *arguments])
     return result, json.loads(result.stdout)
 
 
@@ -81,15 +81,15 @@ def test_borrowed_primitives_pass_and_are_counted(make_plugin: MakePlugin) -> No
     make_plugin(device=BORROWS)
     result, document = check("--level", "primitive")
     assert (result.exit_code, document["failed"], document["borrowed"]) == (0, 0, ["softmax"])
-    text = CliRunner().invoke(app, ["devices", "check", "acme", "--level", "primitive"]).stdout
+    text = CliRunner().invoke(app(), ["devices", "check", "acme", "--level", "primitive"]).stdout
     assert text.rstrip().endswith(", borrowed: 1")
 
 
 def test_a_device_that_is_not_there_is_exit_code_4() -> None:
-    assert CliRunner().invoke(app, ["devices", "check", "nothing"]).exit_code == 4
+    assert CliRunner().invoke(app(), ["devices", "check", "nothing"]).exit_code == 4
 
 
 def test_an_unknown_level_is_a_mistake_of_the_command_line() -> None:
-    result = CliRunner().invoke(app, ["devices", "check", "ref", "--level", "most"])
+    result = CliRunner().invoke(app(), ["devices", "check", "ref", "--level", "most"])
     assert result.exit_code == 2
     assert "primitive, full, perf" in result.stderr

@@ -29,7 +29,7 @@ def write_record(folder: Path) -> None:
 
 
 def listed() -> dict[str, Any]:
-    rows = json.loads(CliRunner().invoke(app, ["devices", "list", "--json"]).stdout)["plugins"]
+    rows = json.loads(CliRunner().invoke(app(), ["devices", "list", "--json"]).stdout)["plugins"]
     (row,) = [row for row in rows if row["kind"] == "acme"]
     return row
 
@@ -50,7 +50,7 @@ def shipped(make_plugin: MakePlugin, reports: dict[str, str]) -> Path:
     assert key is not None
     if key not in reports:
         options = ["devices", "check", "acme", "--level", "primitive", "--report", str(path)]
-        assert CliRunner().invoke(app, options).exit_code == 0
+        assert CliRunner().invoke(app(), options).exit_code == 0
         reports[key] = path.read_text()
     path.write_text(reports[key])
     write_record(folder)
@@ -72,7 +72,7 @@ def test_a_shipped_report_is_listed_as_the_vendors_own_word(shipped: Path) -> No
     assert (found["level"], found["failed"], found["stale"], found["self_reported"]) == ("primitive", 0, False, True)
     assert found["passed"] > 100
     assert f"primitive {found['passed']}/{found['passed']}, self-reported" in CliRunner().invoke(
-        app, ["devices", "list"]
+        app(), ["devices", "list"]
     ).stdout  # fmt: skip
     assert "rtp_acme_bad.device" not in sys.modules
 
@@ -88,7 +88,7 @@ def test_it_is_stale_once_a_file_has_changed(shipped: Path) -> None:
     (shipped / "rtp_acme_bad" / "device.py").write_text("# new\n")
     write_record(shipped)
     assert listed()["conformance"]["stale"] is True
-    assert ", stale" in CliRunner().invoke(app, ["devices", "list"]).stdout
+    assert ", stale" in CliRunner().invoke(app(), ["devices", "list"]).stdout
 
 
 def test_it_is_stale_for_another_plugin_api(shipped: Path) -> None:
@@ -102,7 +102,7 @@ def test_it_is_stale_for_another_plugin_api(shipped: Path) -> None:
 def test_a_file_that_is_no_report_is_shown_as_such(shipped: Path, text: str) -> None:
     (shipped / "rtp_acme_bad" / "conformance.json").write_text(text)
     assert listed()["conformance"].keys() == {"problem", "stale"}
-    assert "unreadable" in CliRunner().invoke(app, ["devices", "list"]).stdout
+    assert "unreadable" in CliRunner().invoke(app(), ["devices", "list"]).stdout
 
 
 def test_an_editable_install_has_no_hash(make_plugin: MakePlugin) -> None:
@@ -116,6 +116,6 @@ def test_an_editable_install_has_no_hash(make_plugin: MakePlugin) -> None:
 def test_a_report_that_cannot_be_written_is_exit_code_1(make_plugin: MakePlugin) -> None:
     folder = make_plugin()
     options = ["devices", "check", "acme", "--level", "primitive", "--report", str(folder / "none" / "r.json")]
-    result = CliRunner().invoke(app, options)
+    result = CliRunner().invoke(app(), options)
     assert result.exit_code == 1
     assert "cannot write the report" in result.stderr

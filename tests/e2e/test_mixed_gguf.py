@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -116,6 +117,20 @@ def test_a_start_takes_the_memory_that_was_forecast(
         stats = llm.memory.stats
         kv_bytes = sum(row.nbytes for row in llm.memory.map("now").ranges if row.tag == "kv_cache")
     assert told.need.weights_bytes == pytest.approx(stats.persistent_bytes - kv_bytes, rel=0.01)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells what is mapped")
+@pytest.mark.parametrize("device", ["ref", "cpu"])
+def test_a_model_that_is_loaded_holds_its_file_no_longer(
+    device: str, mixed: Callable[[str], tuple[Path, torch.nn.Module]]
+) -> None:
+    path, _ = mixed("llama")
+    checkpoint = open_checkpoint(path)
+    assert str(path) in Path("/proc/self/maps").read_text()
+    del checkpoint
+    with LLM(str(path), device=device, memory_budget=BUDGET, max_model_len=64, max_num_seqs=2):
+        gc.collect()
+        assert str(path) not in Path("/proc/self/maps").read_text()
 
 
 @each_model

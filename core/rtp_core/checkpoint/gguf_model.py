@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 from os import PathLike
 from typing import Any
 
@@ -42,7 +43,7 @@ def open_gguf(path: str | PathLike[str], *, supported: Collection[str] | None = 
     if template is not None and not isinstance(template, str):
         raise _bad(file, "tokenizer.chat_template", template, "a string")
     tokenizer = {key: value for key, value in file.metadata.items() if key.startswith("tokenizer.")}
-    tensors = GgufTensors(file, config)
+    tensors = GgufTensors(replace(file, metadata={}), config)
     return Checkpoint(
         path=file.path,
         format="gguf",

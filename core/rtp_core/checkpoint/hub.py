@@ -7,10 +7,9 @@ import re
 from os import PathLike
 from pathlib import Path
 
-from rtp_core.checkpoint import cache, wheel_source
+from rtp_core.checkpoint import cache
 from rtp_core.checkpoint.cache import CachedModel, cached_models
-from rtp_core.checkpoint.wheel_source import Progress
-from rtp_core.checkpoint.wheels import DEFAULT_EMBEDDING_MODEL, DEFAULT_MODEL, WHEELS
+from rtp_core.checkpoint.wheels import DEFAULT_EMBEDDING_MODEL, DEFAULT_MODEL, WHEELS, Progress
 from rtp_core.errors import ModelError, NetworkError, RtpError
 
 __all__ = [
@@ -60,6 +59,8 @@ def pull(name: str, progress: Progress | None = None) -> Path:
     if found is not None:
         return found
     if name in WHEELS:
+        from rtp_core.checkpoint import wheel_source  # what downloads and unpacks is imported for that alone
+
         return wheel_source.pull(WHEELS[name], progress)
     if not _is_repository(name):
         raise ModelError(f"no such model {name!r}", why="not a path, and not a known name", hint="rtp models ls")

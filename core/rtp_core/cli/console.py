@@ -89,7 +89,10 @@ def write_json(document: dict[str, Any]) -> None:
 
 def note(text: str) -> None:
     """One line for the human."""
-    stderr().print(plain(text), markup=False, highlight=False, soft_wrap=True, style="dim")
+    if sys.stderr.isatty():
+        stderr().print(plain(text), markup=False, highlight=False, soft_wrap=True, style="dim")
+    else:
+        sys.stderr.write(plain(text) + "\n")
 
 
 def stderr() -> Console:

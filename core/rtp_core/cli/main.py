@@ -12,6 +12,7 @@ from types import FrameType
 from typing import NoReturn
 
 from rtp_core.cli.exit_code import ExitCode
+from rtp_core.cli.no_collections import no_collections
 
 
 def main() -> NoReturn:
@@ -29,11 +30,13 @@ def _run() -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # under nohup it is ignored, and stays so
             signal.signal(number, _exit_on_signal)
-    from rtp_core.cli.app import command
+    with no_collections():
+        from rtp_core.cli.app import command
 
+        run = command(sys.argv[1:])
     code: int = ExitCode.OK
     try:
-        command()(prog_name="rtp")
+        run(prog_name="rtp")
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else ExitCode.BUG
     from rtp_core.cli.console import discard_stdout

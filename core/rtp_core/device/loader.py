@@ -17,12 +17,11 @@ from importlib.metadata import EntryPoint, entry_points
 from rtp_core import __version__
 from rtp_core.device import manifest as contract
 from rtp_core.device.manifest import DeviceInfo, Manifest, kind_problem
-from rtp_core.device.probing import FAILURES, TIME_LIMIT_S, Outcome, Prober
+from rtp_core.device.probing import FAILURES, Outcome, Prober
 from rtp_core.errors import ConfigError
 
 GROUP = "rtp.devices"
 CORE = "rtp-core"
-MAX_TIME_LIMIT_S = 3600.0
 
 
 class State(StrEnum):
@@ -68,11 +67,11 @@ class Plugin:
         return f"{self.kind}@{self.dist}"
 
 
-def load_plugins(kind: str | None = None, *, with_report: bool = False) -> list[Plugin]:
+def load_plugins(kind: str | None = None, *, with_report: bool = False, prober: Prober | None = None) -> list[Plugin]:
     """Every installed plugin (of `kind`, or `kind@dist`), sorted by kind. Never raises for what one of them does.
 
-    Reads RTP_PLUGINS: `a,b` allows these alone, `-a` blocks one; each is a kind or `kind@dist`. Reads
-    RTP_PROBE_SECONDS, the time that each plugin has. Raises ConfigError where one of them is nonsense.
+    Reads RTP_PLUGINS: `a,b` allows these alone, `-a` blocks one; each is a kind or `kind@dist`. Raises ConfigError
+    where that is nonsense, or what Prober.from_environment reads. `prober`, where one is given, ends with this.
     """
     kind, _, dist = (kind or "").partition("@")
     found = [
@@ -82,9 +81,9 @@ def load_plugins(kind: str | None = None, *, with_report: bool = False) -> list[
     ]
     allowed, blocked = _selection(os.environ.get("RTP_PLUGINS", ""))
     found = [_blocked(p) if _is_in(p, blocked) or (allowed and not _is_in(p, allowed)) else p for p in found]
-    with Prober(_time_limit(os.environ.get("RTP_PROBE_SECONDS", ""))) as prober:
+    with prober or Prober.from_environment() as asked:
         return [
-            p if p.state is State.BLOCKED else _settled(p, found) or _probed(p, prober, with_report=with_report)
+            p if p.state is State.BLOCKED else _settled(p, found) or _probed(p, asked, with_report=with_report)
             for p in found
         ]
 
@@ -120,16 +119,6 @@ def _is_in(plugin: Plugin, names: frozenset[str]) -> bool:
     return any(
         kind == plugin.kind and (not dist or _normal(dist) == _normal(plugin.dist)) for kind, _, dist in kinds_and_dists
     )
-
-
-def _time_limit(text: str) -> float:
-    try:
-        seconds = float(text or TIME_LIMIT_S)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds <= MAX_TIME_LIMIT_S:
-        raise ConfigError(f"RTP_PROBE_SECONDS is {text!r}", why=f"expected seconds, up to {MAX_TIME_LIMIT_S:g}")
-    return seconds
 
 
 def _blocked(plugin: Plugin) -> Plugin:

@@ -11,6 +11,7 @@ from rtp_core.device.hardware_hints import hardware_hints, package_of
 from rtp_core.device.hooks import load_hooks
 from rtp_core.device.loader import Plugin, State, installed_kinds, load_plugins
 from rtp_core.device.manifest import RANK, DeviceConfig, DeviceInfo, Manifest
+from rtp_core.device.probing import Prober
 from rtp_core.errors import ContractError, DeviceError, DeviceUnavailableError, RtpError
 
 AUTO = "auto"
@@ -34,9 +35,14 @@ def open_device(
     return create(plugin, device, config)
 
 
-def find(name: str, *, allow_fallback: bool = False, info: Info = lambda line: None) -> tuple[Plugin, DeviceInfo]:
+def find(
+    name: str, *, allow_fallback: bool = False, info: Info = lambda line: None, prober: Prober | None = None
+) -> tuple[Plugin, DeviceInfo]:
     """The plugin and the device that a name means, not opened yet. Names and errors as in `open_device`."""
-    plugin, index = _auto(load_plugins(), allow_fallback, info) if name == AUTO else _named(name)
+    if name == AUTO:
+        plugin, index = _auto(load_plugins(prober=prober), allow_fallback, info)
+    else:
+        plugin, index = _named(name, prober)
     if plugin.reason:
         info(f"{plugin.kind}: {plugin.reason} ({plugin.hint})")
     if not 0 <= index < len(plugin.devices):
@@ -113,9 +119,9 @@ def _listed(overrides: set[str]) -> str:
     return ", ".join(sorted(overrides)) or "none"
 
 
-def _named(name: str) -> tuple[Plugin, int]:
+def _named(name: str, prober: Prober | None) -> tuple[Plugin, int]:
     kind, _, index = name.partition(":")
-    plugins = load_plugins(kind)
+    plugins = load_plugins(kind, prober=prober)
     if not plugins:
         package = package_of(kind.partition("@")[0])
         raise DeviceUnavailableError(

@@ -65,6 +65,8 @@ class PlanRow:
 
 Rows = tuple[PlanRow, ...]
 Decision = Mapping[str, Any]
+Situation = tuple[Phase, frozenset[str]]
+Chosen = Mapping[Situation, tuple[Override, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +81,16 @@ class Plan:
     demand: Demand
     sheets: Mapping[frozenset[str], Rows]
     serving: tuple[Override, ...]
-    _tables: Mapping[tuple[Phase, frozenset[str]], Device]
+    _chosen: Chosen
+    _tables: Mapping[Situation, Device]
 
     def ops(self, phase: Phase, features: frozenset[str] = NO_FEATURES) -> Device:
         """Raises KeyError for features that the plan was not resolved for."""
         return self._tables[phase, features]
+
+    def on(self, twin: Device) -> Plan:
+        """The same choices on another device, which declares the same overrides."""
+        return replace(self, where=twin.info.id, _tables=_bound(twin, self._chosen))
 
     @property
     def rows(self) -> Rows:
@@ -120,18 +127,20 @@ def resolve(
         raise ConfigError(f"{len(dynamic)} features of requests", why=f"expected at most {MAX_DYNAMIC}")
     chooser = Chooser(Offer.of_device(device), demand, Wishes(disabled, preferred or {}), dynamic)
     sheets: dict[frozenset[str], Rows] = {}
-    tables: dict[tuple[Phase, frozenset[str]], Device] = {}
-    twins: dict[tuple[Override, ...], Device] = {}
+    chosen: dict[Situation, tuple[Override, ...]] = {}
     for features in _subsets(dynamic):
         by_phase = {phase: chooser.choices(phase, features) for phase in PHASES}
         sheets[features] = chooser.rows(by_phase, features)
         for phase, choices in by_phase.items():
-            chosen = tuple(c.override for c in choices.values() if isinstance(c.override, Override))
-            if chosen not in twins:
-                twins[chosen] = device.bound({override.op: override.function for override in chosen})
-            tables[phase, features] = twins[chosen]
-    serving = tuple(dict.fromkeys(override for chosen in twins for override in chosen))
-    return Plan(device.info.id, demand, sheets, serving, tables)
+            chosen[phase, features] = tuple(c.override for c in choices.values() if isinstance(c.override, Override))
+    serving = tuple(dict.fromkeys(override for overrides in chosen.values() for override in overrides))
+    return Plan(device.info.id, demand, sheets, serving, chosen, _bound(device, chosen))
+
+
+def _bound(device: Device, chosen: Chosen) -> dict[Situation, Device]:
+    """One twin for all situations in which the same overrides serve."""
+    twins = {overrides: device.bound({o.op: o.function for o in overrides}) for overrides in set(chosen.values())}
+    return {situation: twins[overrides] for situation, overrides in chosen.items()}
 
 
 def explained_rows(offer: Offer, demand: Demand, wishes: Wishes, features: frozenset[str] = NO_FEATURES) -> Rows:

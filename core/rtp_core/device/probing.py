@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+from rtp_core.errors import ConfigError
+
 FAILURES = {  # by the phase in which they happen
     "load": "its module failed to load",
     "manifest": "its manifest failed",
@@ -27,6 +29,7 @@ FAILURES = {  # by the phase in which they happen
     "report": "its environment report failed",
 }
 TIME_LIMIT_S = 10.0  # for one plugin: interpreter, import, manifest and probe
+MAX_TIME_LIMIT_S = 3600.0
 GRACE_S = 1.0  # in which an interpreter that is over its limit prints the stack of what hangs
 OUTPUT_BYTES = 1 << 16  # kept of what a plugin prints, the end of it
 ANSWER_BYTES = 1 << 20  # at most, in one line
@@ -58,11 +61,24 @@ class _DiedError(Exception):
 
 
 class Prober:
-    """A context in which plugins can be asked. Its process starts with the first question and ends with the context."""
+    """A context in which plugins can be asked. Its process starts with the first question, or before it with `start`,
+    and ends with the context. `time_limit` (seconds) is for each plugin."""
 
     def __init__(self, time_limit: float = TIME_LIMIT_S) -> None:
         self._time_limit = time_limit
         self._child: _Child | None = None
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """With the time limit in RTP_PROBE_SECONDS. Raises ConfigError where that is nonsense."""
+        text = os.environ.get("RTP_PROBE_SECONDS", "")
+        try:
+            seconds = float(text or TIME_LIMIT_S)
+        except ValueError:
+            seconds = 0.0
+        if not 0 < seconds <= MAX_TIME_LIMIT_S:
+            raise ConfigError(f"RTP_PROBE_SECONDS is {text!r}", why=f"expected seconds, up to {MAX_TIME_LIMIT_S:g}")
+        return cls(seconds)
 
     def __enter__(self) -> Self:
         return self
@@ -71,6 +87,11 @@ class Prober:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._end()
+
+    def start(self) -> None:
+        """Have its process ready for the first question."""
+        with suppress(OSError):  # that question tries again, and is told
+            self._child = _Child(self._time_limit)
 
     def ask(self, kind: str, value: str, api: tuple[int, int], *, report: bool) -> Outcome:
         """Load the plugin that an entry point names, probe it, and wait for the answer, but not for ever."""

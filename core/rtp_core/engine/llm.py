@@ -17,6 +17,7 @@ from rtp_core.checkpoint import hub
 from rtp_core.config import ModelConfig
 from rtp_core.device.device import Device
 from rtp_core.device.plan import Plan
+from rtp_core.device.probing import Prober
 from rtp_core.engine.collector import Collector
 from rtp_core.engine.embedder import Embedder
 from rtp_core.engine.engine import Engine, Progress
@@ -51,6 +52,7 @@ class LLM:
         downloading: Callable[[int, int], None] | None = None,
         loading: Callable[[int, int], None] = lambda done, total: None,
         info: Callable[[str], None] = lambda line: None,
+        prober: Prober | None = None,
         **options: Any,
     ) -> None:
         unknown = sorted(set(options) - set(EngineConfig.__dataclass_fields__))
@@ -58,7 +60,7 @@ class LLM:
             known = ", ".join(EngineConfig.__dataclass_fields__)
             raise ConfigError(f"unknown option {', '.join(unknown)}", where="LLM", why=f"expected some of {known}")
         self._loaded = load_engine(
-            hub.resolve(model, downloading), EngineConfig(**options), progress=loading, info=info
+            hub.resolve(model, downloading), EngineConfig(**options), progress=loading, info=info, prober=prober
         )
         self._memory = MemoryView(
             self._loaded.device.arena, self._loaded.need, self._loaded.kv_tokens, self._loaded.checkpoint.path.name

@@ -17,6 +17,7 @@ from rtp_core.device.manifest import DeviceConfig, DeviceInfo
 from rtp_core.device.opening import create, find
 from rtp_core.device.plan import Plan
 from rtp_core.device.plan_lock import SavedPlan, check_lock, check_required, read_plan
+from rtp_core.device.probing import Prober
 from rtp_core.device.weights import EncoderWeights, ModelWeights
 from rtp_core.engine.embedder import Embedder
 from rtp_core.engine.engine import Engine
@@ -28,6 +29,7 @@ from rtp_core.errors import CheckpointError, ContractError, OutOfMemoryError
 from rtp_core.kv.block_manager import BlockManager
 from rtp_core.kv.kv_cache import KVCache
 from rtp_core.memory.budget import MemoryBudget
+from rtp_core.memory.space import give_back_free_memory
 from rtp_core.models.model import MODELS, Weights, demand, load_model
 from rtp_core.models.weight_loader import WeightLoader
 from rtp_core.runner.decode_replay import DecodeReplay
@@ -61,14 +63,17 @@ def load_engine(
     *,
     progress: Loading = lambda done, total: None,
     info: Callable[[str], None] = lambda line: None,
+    prober: Prober | None = None,
 ) -> LoadedEngine:
     """Open the model at `path` on a device. Nothing is left open when it raises.
 
-    `progress(done, total)` counts bytes of weights. Raises any RtpError.
+    `progress(done, total)` counts bytes of weights; `prober` may have been started before. Raises any RtpError.
     """
     locked = None if config.plan_lock is None else read_plan(config.plan_lock)
     with ThreadPoolExecutor(1) as aside:  # probing waits for a process: the files are read meanwhile
-        finding = aside.submit(find, config.device, allow_fallback=config.allow_device_fallback, info=info)
+        finding = aside.submit(
+            find, config.device, allow_fallback=config.allow_device_fallback, info=info, prober=prober
+        )
         checkpoint = open_checkpoint(path)
         check_model_type(checkpoint.config.model_type, MODELS, str(path))
         max_model_len(checkpoint.config, config.max_model_len)
@@ -77,6 +82,8 @@ def load_engine(
                 "the model has no tokenizer", where=str(path), why="expected tokenizer.json or GGUF metadata"
             )
         tokenizer = Tokenizer.from_source(checkpoint.tokenizer, _cut(checkpoint, config))
+        checkpoint = replace(checkpoint, tokenizer=None)  # tables as large as what has been made of them
+        give_back_free_memory()
     device = _create(*finding.result(), config, info)
     try:
         loaded = _load(checkpoint, tokenizer, device, config, locked, progress)
@@ -120,7 +127,7 @@ def _load(
     check_required(plan, config.require)
     if locked is not None:
         check_lock(plan, locked)
-    need = expected_need(device, setting)
+    need = expected_need(device, setting, plan)
     check_fits(device, setting, need)
     weights = _load_weights(device, setting, plan, progress)
     need = _warmed_up(device, setting, plan, weights, need)
@@ -149,7 +156,7 @@ def _load(
     )
     return LoadedEngine(
         engine,
-        checkpoint,
+        replace(checkpoint, tensors={}, header={}),  # the files are let go
         tokenizer,
         device,
         plan,
@@ -175,6 +182,7 @@ def _load_weights(device: Device, setting: Setting, plan: Plan, progress: Loadin
     with device.arena.lifetime("persistent"):
         loader = WeightLoader(device, checkpoint.tensors, checkpoint.header, setting.precision, where, progress)
         weights = load_model(checkpoint.config, loader, setting.limits.max_model_len, where)
+    give_back_free_memory()
     if demand(checkpoint.config, weights) != plan.demand:
         raise ContractError("prepared weights are not of the scheme they were given in", where=device.info.id)
     return weights

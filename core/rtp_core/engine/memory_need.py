@@ -59,10 +59,11 @@ class MemoryNeed:
         return (self.work_space_bytes or 0) + self.replay_bytes
 
 
-def expected_need(device: Device, setting: Setting) -> MemoryNeed:
+def expected_need(device: Device, setting: Setting, plan: Plan | None = None) -> MemoryNeed:
     """Told by a rehearsal of loading and of the worst steps. Nothing is read, and the device's memory is not touched.
 
-    Where the device does not rehearse its weights are taken to have the sizes they are stored in.
+    Where the device does not rehearse its weights are taken to have the sizes they are stored in. `plan`: the setting's
+    on this device, where there is one already.
     """
     checkpoint, limits = setting.checkpoint, setting.limits
     twin = device.rehearsal()
@@ -72,7 +73,11 @@ def expected_need(device: Device, setting: Setting) -> MemoryNeed:
         with stage.arena.lifetime("persistent"):
             weights = load_model(checkpoint.config, reader, limits.max_model_len, setting.where)
         weights_bytes = stage.arena.stats().persistent_bytes
-        worst = None if twin is None else worst_work_space(twin, setting.plan(twin), weights, setting)
+        worst = None
+        if twin is not None:
+            is_known = twin.overrides == device.overrides
+            its_plan = plan.on(twin) if plan is not None and is_known else setting.plan(twin)
+            worst = worst_work_space(twin, its_plan, weights, setting)
     finally:
         if twin is not None:
             twin.close()

@@ -1,15 +1,20 @@
-"""LLM.memory: what a running engine's memory looks like, now and at its peak."""
+"""LLM.memory: what a running engine's memory looks like, now and at its peak.
+
+Reports are imported when one is asked for: a start does not wait for them.
+"""
 
 from __future__ import annotations
 
 from os import PathLike
+from typing import TYPE_CHECKING
 
 from rtp_core.engine.memory_need import MemoryNeed
 from rtp_core.memory.arena import Arena, ArenaStats
-from rtp_core.memory.report.as_text import as_text
-from rtp_core.memory.report.memory_map import MemoryMap
-from rtp_core.memory.snapshot import Snapshot
 from rtp_core.memory.tracer import When
+
+if TYPE_CHECKING:
+    from rtp_core.memory.report.memory_map import MemoryMap
+    from rtp_core.memory.snapshot import Snapshot
 
 
 class MemoryView:
@@ -33,14 +38,20 @@ class MemoryView:
 
     def map(self, at: When = "peak") -> MemoryMap:
         """Every range, totals by tag, the largest holes. Raises as `table` does."""
+        from rtp_core.memory.report.memory_map import MemoryMap
+
         return MemoryMap.of(self.snapshot(), at)
 
     def text(self, at: When = "peak", width: int = 100) -> str:
         """What `rtp mem map` prints. Raises as `table` does."""
+        from rtp_core.memory.report.as_text import as_text
+
         return as_text(self.map(at), width)
 
     def snapshot(self) -> Snapshot:
         """All that is known, as a value: for reports, and to be compared or saved."""
+        from rtp_core.memory.snapshot import Snapshot
+
         return Snapshot.of(self._arena, model=self._model)
 
     def save(self, path: str | PathLike[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import sys
 from dataclasses import dataclass
@@ -41,6 +42,13 @@ class Region:
     nbytes: int
     bytes: NDArray[np.uint8] | None = None
     owner: Any = None
+
+
+def give_back_free_memory() -> None:
+    """Let the system have what the C library has been given back and keeps. Where there is no such call, nothing."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def reserve_host(nbytes: int) -> Region:

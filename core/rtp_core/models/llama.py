@@ -8,7 +8,6 @@ from rtp_core.device.device import Device
 from rtp_core.device.weights import AttentionWeights, FfnWeights, LayerWeights, Linear, ModelWeights, RopeTables
 from rtp_core.memory.buffer import Buffer
 from rtp_core.models.activations import HIDDEN_ACTS
-from rtp_core.models.rope_tables import rope_tables
 from rtp_core.models.weight_reader import WeightReader
 
 
@@ -31,7 +30,7 @@ def load_biased(config: ModelConfig, loader: WeightReader, max_model_len: int, *
     hidden, vocab = config.hidden_size, config.vocab_size
     embedding = loader.embedding("model.embed_tokens.weight", vocab, hidden)
     factors = loader.vector_or_none("rope_freqs.weight", config.head_dim // 2)
-    cos, sin = rope_tables(config, max_model_len, factors)
+    cos, sin = loader.rope_tables(config, max_model_len, factors)
     rope = RopeTables(loader.upload(cos, "rope.cos"), loader.upload(sin, "rope.sin"))
     layers = tuple(_layer(config, loader, f"model.layers.{i}", rope, qkv, o) for i in range(config.num_hidden_layers))
     norm = loader.norm("model.norm.weight", hidden, config.rms_norm_eps)

@@ -59,11 +59,22 @@ def _merged(matrices: list[Buffer], tag: str) -> Buffer:
     if not quantized:
         return Buffer.borrow(np.concatenate([m.numpy() for m in matrices]), tag)
     first = quantized[0]
-    parts = [
-        Buffer.borrow(np.concatenate([part.numpy() for part in column]), tag)
-        for column in zip(*(m.parts for m in quantized), strict=True)
-    ]
-    return QBuffer.of_parts(first.scheme, (sum(m.shape[0] for m in quantized), first.shape[1]), parts)
+    shape = (sum(m.shape[0] for m in quantized), first.shape[1])
+    blocks = [found for m in quantized if (found := _blocks(m)) is not None]
+    if len(blocks) == len(quantized):
+        whole = Buffer.borrow(np.concatenate(blocks), tag).storage
+        parts = [Buffer(whole, p.dtype, (shape[0], *p.shape[1:]), p.strides, p.offset) for p in first.parts]
+    else:
+        columns = zip(*(m.parts for m in quantized), strict=True)
+        parts = [Buffer.borrow(np.concatenate([part.numpy() for part in column]), tag) for column in columns]
+    return QBuffer.of_parts(first.scheme, shape, parts)
+
+
+def _blocks(matrix: QBuffer) -> NDArray[np.uint8] | None:
+    """All of a matrix's parts as one run of bytes, where that is how they are stored: row after row, as in a file."""
+    storage = matrix.storage
+    is_one = all(part.storage is storage for part in matrix.parts) and storage.nbytes == matrix.nbytes
+    return storage.host_bytes() if is_one else None
 
 
 def _dequantized(tensor: QBuffer) -> reference_ops.Floats:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtp_core import dtypes
+from rtp_core.config import ModelConfig
 from rtp_core.device import reference_ops
 from rtp_core.device.device import Device
 from rtp_core.device.manifest import Manifest
@@ -23,6 +24,7 @@ from rtp_core.dtypes import DType
 from rtp_core.errors import CheckpointError, ConfigError
 from rtp_core.memory.buffer import Buffer
 from rtp_core.memory.qbuffer import SCHEMES, QBuffer, QuantScheme
+from rtp_core.models.rope_tables import rope_tables
 
 AUTO = "auto"
 QUANTIZATIONS = SCHEMES
@@ -136,6 +138,12 @@ class WeightReader(ABC):
             else:
                 result.append(Linear(weight))
         return tuple(result)
+
+    def rope_tables(
+        self, config: ModelConfig, num_positions: int, factors: NDArray[np.float32] | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """cos and sin by position, on the host."""
+        return rope_tables(config, num_positions, factors)
 
     def vector_or_none(self, name: str, size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]] | None:
         """A vector [size] on the host in float32, where the checkpoint has it."""

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtp_core import dtypes
+from rtp_core.config import ModelConfig
 from rtp_core.dtypes import DType
 from rtp_core.memory.buffer import Buffer
 from rtp_core.memory.outline import outline
@@ -20,6 +21,12 @@ class WeightSketch(WeightReader):
 
     def upload(self, array: NDArray[Any], tag: str) -> Buffer:
         return outline(array.shape, dtypes.parse(array.dtype.name))
+
+    def rope_tables(
+        self, config: ModelConfig, num_positions: int, factors: NDArray[np.float32] | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        table = np.empty((num_positions, config.head_dim // 2), np.float32)
+        return table, table
 
     def _host_vector(self, name: str, size: int) -> NDArray[Any]:
         self._take(name, (size,))

@@ -28,9 +28,10 @@ _PRES = ("default", "gpt-2", "smollm", "qwen2", "llama-bpe")
 
 @dataclass(frozen=True, slots=True)
 class BuiltTokenizer:
-    """A tokenizer and the texts of the tokens that begin and end."""
+    """A tokenizer, the texts of the tokens that begin and end, and a number above every token's id."""
 
     inner: Tokenizer
+    vocab_size: int
     bos_token: str | None
     eos_tokens: tuple[str, ...]
 
@@ -58,7 +59,8 @@ def build_tokenizer(metadata: Mapping[str, Any], where: str) -> BuiltTokenizer:
     suffix = [eos[0]] if vocabulary.flag("add_eos_token", False) and eos[0] else []
     if prefix or suffix:
         inner.post_processor = _framed(inner, prefix, suffix)
-    return BuiltTokenizer(inner, bos, tuple(dict.fromkeys(token for token in eos if token)))
+    vocab_size = max(vocabulary.ids.values()) + 1
+    return BuiltTokenizer(inner, vocab_size, bos, tuple(dict.fromkeys(token for token in eos if token)))
 
 
 class _Vocabulary:
@@ -73,13 +75,19 @@ class _Vocabulary:
         longest = max(map(len, self.tokens))
         if longest > _MAX_TOKEN:
             self.fail("tokens", f"a token has {longest} characters, expected at most {_MAX_TOKEN}")
-        self.ids: dict[str, int] = {}
+        self.ids = dict(zip(self.tokens, range(len(self.tokens)), strict=True))
+        if len(self.ids) < len(self.tokens):
+            self._take_first_ids()
+
+    def _take_first_ids(self) -> None:
+        """Of tokens that are given twice, which unused ones may be."""
+        self.ids = {}
         for token_id, token in enumerate(self.tokens):
             if self.ids.setdefault(token, token_id) != token_id and self.types[token_id] != _UNUSED:
                 self.fail("tokens", f"{token!r} is token {self.ids[token]} and token {token_id}")
 
-    def fail(self, key: str, why: str) -> NoReturn:
-        raise CheckpointError(f"bad GGUF metadata 'tokenizer.ggml.{key}'", where=self.where, why=why)
+    def fail(self, key: str, why: str, cause: Exception | None = None) -> NoReturn:
+        raise CheckpointError(f"bad GGUF metadata 'tokenizer.ggml.{key}'", where=self.where, why=why) from cause
 
     def flag(self, key: str, default: bool) -> bool:
         value = self._metadata.get(f"tokenizer.ggml.{key}", default)
@@ -106,12 +114,12 @@ class _Vocabulary:
         return pre
 
     def merges(self) -> list[tuple[str, str]]:
-        """Pairs of known tokens whose join is known too, best first."""
+        """Pairs, best first; whether they are of tokens, and join to one, is not looked at."""
         merges: list[tuple[str, str]] = []
         for merge in self._texts("merges"):
             left, space, right = merge.partition(" ")
-            if not (space and left in self.ids and right in self.ids and left + right in self.ids):
-                self.fail("merges", f"merge {merge!r:.100} is not two known tokens that join to a third")
+            if not space:
+                self.fail("merges", f"merge {merge!r:.100} is not two tokens")
             merges.append((left, right))
         return merges
 
@@ -131,7 +139,7 @@ class _Vocabulary:
 
     def _texts(self, key: str) -> list[str]:
         value = self._metadata.get(f"tokenizer.ggml.{key}")
-        if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        if not isinstance(value, list) or not set(map(type, value)) <= {str}:
             self.fail(key, "expected an array of strings")
         return value
 
@@ -147,8 +155,11 @@ class _Vocabulary:
 
 
 def _byte_level(vocabulary: _Vocabulary) -> Tokenizer:
-    pre = vocabulary.pre
-    model = models.BPE(vocabulary.ids, vocabulary.merges(), ignore_merges=pre == "llama-bpe")
+    pre, merges = vocabulary.pre, vocabulary.merges()
+    try:
+        model = models.BPE(vocabulary.ids, merges, ignore_merges=pre == "llama-bpe")
+    except Exception as error:  # the library's for a merge of what is no token, or to what is none
+        vocabulary.fail("merges", str(error), error)
     inner = Tokenizer(model)
     inner.pre_tokenizer = _words(pre)
     inner.decoder = decoders.ByteLevel()

@@ -52,6 +52,7 @@ class Tokenizer:
 
     `bos_token`, `eos_token` are texts, or None where the model has none; `eos_token_ids` end a text or a turn.
     `cut`: what becomes of a text before it is tokens, for a model that reads whole texts; None leaves it as it is.
+    `vocab_size`: one more than the largest id; None has all tokens looked at for it.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Tokenizer:
         *,
         bos_token: str | None = None,
         eos_tokens: Iterable[str] = (),
+        vocab_size: int | None = None,
         where: str = "",
         cut: Cut | None = None,
     ) -> None:
@@ -68,7 +70,7 @@ class Tokenizer:
         inner.no_padding()
         if cut is not None:
             _apply(cut, inner, where)
-        self.vocab_size: int = max(inner.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        self.vocab_size = _vocab_size(inner) if vocab_size is None else vocab_size
         self.special_ids = frozenset(i for i, t in inner.get_added_tokens_decoder().items() if t.special)
         self.bos_token = bos_token
         self.bos_token_id = None if bos_token is None else inner.token_to_id(bos_token)
@@ -110,7 +112,13 @@ class Tokenizer:
     def from_gguf(cls, metadata: Mapping[str, Any], where: str | Path = "GGUF metadata") -> Tokenizer:
         """From a GGUF file's `tokenizer.ggml.*` metadata. Raises CheckpointError or UnsupportedModelError."""
         built = build_tokenizer(metadata, str(where))
-        return cls(built.inner, bos_token=built.bos_token, eos_tokens=built.eos_tokens, where=str(where))
+        return cls(
+            built.inner,
+            bos_token=built.bos_token,
+            eos_tokens=built.eos_tokens,
+            vocab_size=built.vocab_size,
+            where=str(where),
+        )
 
     def encode(self, text: str, *, add_special: bool = True) -> list[int]:
         """Token ids. `add_special` follows the tokenizer's own rule for BOS; special tokens in `text` are known."""
@@ -156,6 +164,10 @@ class Tokenizer:
         """Whether a token stands for one byte of a character that the vocabulary lacks, as `<0xE2>` does."""
         token = self.id_to_token(token_id) if 0 <= token_id < self.vocab_size else None
         return token is not None and _BYTE_TOKEN.fullmatch(token) is not None
+
+
+def _vocab_size(inner: tokenizers.Tokenizer) -> int:
+    return max(inner.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
 
 def _apply(cut: Cut, inner: tokenizers.Tokenizer, where: str) -> None:

@@ -16,23 +16,34 @@ INLINE float from_f16(uint16_t x) {
     return y;
 }
 
+INLINE int64_t payload_bytes(rows16_scheme s) { return s.is_nibbles ? s.group / 2 : s.group; }
+
 /* Whether the parts that the scheme has are there, and no others. */
 INLINE int is_plain(rows16_scheme s, const rtp_cpu_plain *p) {
     return !p->zeros == !s.is_asymmetric && !p->scale_factors == !s.is_super &&
-           !p->zero_factors == !(s.is_super && s.is_asymmetric);
+           !p->zero_factors == !(s.is_super && s.is_asymmetric) &&
+           (!p->block_bytes || (!s.is_super && p->block_bytes >= payload_bytes(s) + 2 * (1 + s.is_asymmetric)));
 }
 
-INLINE int64_t payload_bytes(rows16_scheme s) { return s.is_nibbles ? s.group / 2 : s.group; }
+/* Of group `place`, counted over all rows: its codes, and its f16 scale or zero in schemes without super-groups. */
+INLINE const uint8_t *plain_codes(rows16_scheme s, const rtp_cpu_plain *p, int64_t place) {
+    return p->payload + place * (p->block_bytes ? p->block_bytes : payload_bytes(s));
+}
+INLINE uint16_t plain_half(const rtp_cpu_plain *p, const void *numbers, int64_t place) {
+    uint16_t half;
+    memcpy(&half, (const uint8_t *)numbers + place * (p->block_bytes ? p->block_bytes : 2), 2);
+    return half;
+}
 
-/* scale and zero of group `place`, counted over all rows: value = scale * (code - offset) + zero. */
+/* scale and zero of group `place`: value = scale * (code - offset) + zero. */
 INLINE float plain_scale(rows16_scheme s, const rtp_cpu_plain *p, int64_t place) {
-    if (!s.is_super) return from_f16(((const uint16_t *)p->scales)[place]);
+    if (!s.is_super) return from_f16(plain_half(p, p->scales, place));
     float number = s.is_asymmetric ? (float)((const uint8_t *)p->scales)[place] : (float)((const int8_t *)p->scales)[place];
     return from_f16(p->scale_factors[place * s.group / (GROUP * SUPER_GROUPS)]) * number;
 }
 INLINE float plain_zero(rows16_scheme s, const rtp_cpu_plain *p, int64_t place) {
     if (!s.is_asymmetric) return 0;
-    if (!s.is_super) return from_f16(((const uint16_t *)p->zeros)[place]);
+    if (!s.is_super) return from_f16(plain_half(p, p->zeros, place));
     return from_f16(p->zero_factors[place * s.group / (GROUP * SUPER_GROUPS)]) * (float)((const uint8_t *)p->zeros)[place];
 }
 

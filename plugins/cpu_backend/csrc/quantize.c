@@ -102,7 +102,7 @@ static void quantize_rows(void *argument, int64_t begin, int64_t end, void *scra
 int KERNEL(quantize)(rtp_cpu_device *device, int scheme, int dtype, const rtp_cpu_plain *plain, const void *x,
                      int64_t n, int64_t k, int64_t x_row) {
     if (!is_scheme(scheme) || !is_dtype(dtype) || k % rows16_unit(rows16_of(scheme)) ||
-        !is_plain(rows16_of(scheme), plain))
+        !is_plain(rows16_of(scheme), plain) || plain->block_bytes)
         return RTP_CPU_BAD_ARGUMENT;
     quantize_job j = {scheme, dtype, *plain, x, k, x_row};
     rtp_pool_run(device->pool, quantize_rows, &j, n, grain_for(4 * k));
@@ -127,7 +127,7 @@ static void dequantize_rows(void *argument, int64_t begin, int64_t end, void *sc
         int64_t groups = j->k / s.group, first = (j->ids ? j->ids[t] : t) * groups;
         for (int64_t g = 0; g < groups; g++) {
             float values[GROUP], scale = plain_scale(s, &j->plain, first + g), zero = plain_zero(s, &j->plain, first + g);
-            const uint8_t *codes = j->plain.payload + (first + g) * payload_bytes(s);
+            const uint8_t *codes = plain_codes(s, &j->plain, first + g);
             for (int i = 0; i < s.group; i++) values[i] = scale * (float)plain_code(s, codes, i) + zero;
             store_f32(j->dtype, at_mut(j->out, j->dtype, t * j->out_row + g * s.group), s.group, values);
         }

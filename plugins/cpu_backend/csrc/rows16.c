@@ -15,18 +15,19 @@ typedef struct {
 static void pack_row(rows16_scheme s, const rtp_cpu_plain *p, uint8_t *block, int64_t r, int64_t place) {
     uint8_t *zeros = block + rows16_number_bytes(s), *lines = block + rows16_codes_at(s);
     for (int h = 0; h < rows16_halves(s); h++) {
-        const uint8_t *codes = p->payload + (place + h) * payload_bytes(s);
+        const uint8_t *codes = plain_codes(s, p, place + h);
         if (s.is_super) {
             block[ROWS * h + r] = ((const uint8_t *)p->scales)[place + h];
             if (s.is_asymmetric) zeros[r] = ((const uint8_t *)p->zeros)[place];
         } else {
-            ((uint16_t *)block)[r] = ((const uint16_t *)p->scales)[place];
-            if (s.is_asymmetric) ((uint16_t *)zeros)[r] = ((const uint16_t *)p->zeros)[place];
+            ((uint16_t *)block)[r] = plain_half(p, p->scales, place);
+            if (s.is_asymmetric) ((uint16_t *)zeros)[r] = plain_half(p, p->zeros, place);
         }
-        for (int i = 0; i < payload_bytes(s); i++) { /* a byte of plain nibbles has the very ones of one here */
-            int column = h * s.group + i;
-            uint8_t code = s.is_nibbles ? codes[i] : (uint8_t)(plain_code(s, codes, i) + 128);
-            lines[column / 4 * LINE + 4 * r + column % 4] = code;
+        for (int i = 0; i < payload_bytes(s); i += 4) { /* of a row, four columns are neighbours in a line */
+            uint8_t four[4];
+            memcpy(four, codes + i, 4); /* a byte of plain nibbles has the very ones of one here */
+            for (int c = 0; c < 4 && !s.is_nibbles; c++) four[c] = (uint8_t)(plain_code(s, codes, i + c) + 128);
+            memcpy(lines + (h * s.group + i) / 4 * LINE + 4 * r, four, 4);
         }
     }
 }

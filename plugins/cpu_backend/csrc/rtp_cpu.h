@@ -159,11 +159,14 @@ int rtp_cpu_gemm(rtp_cpu_device *device, int dtype, void *out, const void *a, in
 
 /* A plain weight [n, k]: codes by group (4 bits: byte i holds code i low and code 16 + i high; more bits: a byte each,
    signed where there are 8), and a scale by group, f16 or a byte to be multiplied with its super-group's f16 factor;
-   zeros and their factors alike. What a scheme does not have is NULL. Not a part of any call that is recorded. */
+   zeros and their factors alike. What a scheme does not have is NULL. Not a part of any call that is recorded.
+   block_bytes: from a group to the next in every part, where a file has them side by side, in schemes without
+   super-groups; 0 where each part is alone. Only what reads a weight takes such. */
 typedef struct rtp_cpu_plain {
     uint8_t *payload;
     void *scales, *zeros;
     uint16_t *scale_factors, *zero_factors;
+    int64_t block_bytes;
 } rtp_cpu_plain;
 
 /* Bytes of a weight [n, k] in layout rows16, see rows16.h; 0 where there is none such. */

@@ -35,6 +35,8 @@ def _plain(device: Device, x: QBuffer) -> tuple[Any, tuple[Buffer, ...]]:
     """The parts as the kernels see them, rows without gaps, and the buffers that keep them alive."""
     if x.layout != "plain":
         raise ContractError(f"cannot read layout {x.layout!r}", why="expected plain")
+    if block_bytes := _block_bytes(x):
+        return _view(x.named_parts, block_bytes), x.parts
     parts = []
     for part in x.parts:
         if not part.is_contiguous and part.storage.is_borrowed:  # of a file: what it takes to load is not the device's
@@ -47,9 +49,18 @@ def _plain(device: Device, x: QBuffer) -> tuple[Any, tuple[Buffer, ...]]:
     return _view(dict(zip(x.scheme.part_names, parts, strict=True))), tuple(parts)
 
 
-def _view(parts: Mapping[str, Buffer]) -> Any:
+def _block_bytes(x: QBuffer) -> int:
+    """From each group to the next, where a checkpoint has scales, zeros and codes of a group side by side; else 0."""
+    if x.scheme.super_group:
+        return 0
+    row, nbytes = x.payload.shape[1] * x.payload.strides[1], x.payload.strides[1]
+    is_regular = all((2 * part.strides[0], 2 * part.strides[1]) == (row, nbytes) for part in x.parts[1:])
+    return nbytes if is_regular and x.payload.strides == (row, nbytes, 1) and nbytes > x.scheme.payload_bytes else 0
+
+
+def _view(parts: Mapping[str, Buffer], block_bytes: int = 0) -> Any:
     fields = {name: _cast(_TYPES[name], pointer(part)) for name, part in parts.items()}
-    return ffi.new("rtp_cpu_plain *", fields)
+    return ffi.new("rtp_cpu_plain *", {**fields, "block_bytes": block_bytes})
 
 
 def prepare(device: Device, native: Native, weight: QBuffer, tag: str) -> QBuffer:

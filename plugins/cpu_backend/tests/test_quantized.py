@@ -12,6 +12,7 @@ from rtp_core.plugin import (
     Q5_K,
     Q6_K,
     Q8_0,
+    Buffer,
     Device,
     DeviceError,
     DType,
@@ -53,6 +54,37 @@ def as_int8_groups(a: np.ndarray) -> np.ndarray:
     top = np.abs(groups).max(axis=-1, keepdims=True)
     inverse = np.divide(np.float32(127), top, out=np.zeros_like(top), where=top > 0)
     return (np.rint(groups * inverse) * wide(top / np.float32(127))).reshape(a.shape)
+
+
+def in_blocks(plain: QBuffer, gap: int) -> QBuffer:
+    """The parts of a weight side by side, group by group: numbers, codes, and `gap` bytes that are nobody's."""
+    payload, numbers = plain.payload.numpy().view(np.uint8), [part.numpy() for part in plain.parts[1:]]
+    head = 2 * len(numbers)
+    blocks = np.full((*payload.shape[:2], head + payload.shape[2] + gap), 0xAB, np.uint8)
+    for i, part in enumerate(numbers):
+        blocks[..., 2 * i : 2 * i + 2] = part[..., None].view(np.uint8)
+    blocks[..., head : head + payload.shape[2]] = payload
+    whole, (_, groups, nbytes) = Buffer.borrow(blocks).storage, blocks.shape
+    strides = (groups * nbytes // 2, nbytes // 2)
+    halves = [Buffer(whole, dtypes.float16, part.shape, strides, 2 * i) for i, part in enumerate(numbers)]
+    codes = Buffer(whole, plain.payload.dtype, payload.shape, (groups * nbytes, nbytes, 1), head)
+    return QBuffer.of_parts(plain.scheme, (plain.shape[0], plain.shape[1]), [codes, *halves])
+
+
+@pytest.mark.parametrize("gap", [0, 2])
+@pytest.mark.parametrize("scheme", [s for s in SCHEMES if not s.super_group], ids=lambda s: s.name)
+def test_blocks_of_a_file_are_read_where_they_lie(
+    device: Device, rng: np.random.Generator, scheme: QuantScheme, gap: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, values = weight(device, rng, scheme, 19, 3 * scheme.unit)
+    blocks = in_blocks(plain, gap)
+    monkeypatch.setattr(np, "ascontiguousarray", lambda _: pytest.fail("copied"))
+    for some, expected in ((slice(None), plain), (slice(2, 18), plain[2:18])):
+        packed, as_parts = (device.prepare_weight(x[some], "weight") for x in (blocks, plain))
+        assert packed.payload.numpy().tobytes() == as_parts.payload.numpy().tobytes()
+        got = device.dequantize(blocks[some], dtype=dtypes.float32)
+        np.testing.assert_array_equal(got.numpy(), device.dequantize(expected, dtype=dtypes.float32).numpy())
+    np.testing.assert_array_equal(got.numpy(), values[2:18])
 
 
 def test_there_are_kernels_for_every_scheme_of_the_manifest() -> None:

@@ -45,6 +45,20 @@ static void weight_free(weight *w) {
     for (int i = 0; i < 5; i++) free(w->bases[i]);
 }
 
+/* The same parts side by side, group by group, with a byte pair of something else between groups. `base`: its memory. */
+static rtp_cpu_plain in_blocks(form f, const rtp_cpu_plain *p, int64_t elements, char **base) {
+    int64_t groups = elements / f.group, codes = f.bits == 4 ? f.group / 2 : f.group;
+    rtp_cpu_plain to = {.block_bytes = 2 + 2 * f.is_asymmetric + codes + 2};
+    uint8_t *block = bytes_at_odd_place(groups * to.block_bytes, base);
+    to.scales = block, to.zeros = f.is_asymmetric ? block + 2 : NULL, to.payload = block + 2 + 2 * f.is_asymmetric;
+    for (int64_t g = 0; g < groups; g++) {
+        memcpy((char *)to.scales + g * to.block_bytes, (const char *)p->scales + 2 * g, 2);
+        if (f.is_asymmetric) memcpy((char *)to.zeros + g * to.block_bytes, (const char *)p->zeros + 2 * g, 2);
+        memcpy(to.payload + g * to.block_bytes, p->payload + g * codes, (size_t)codes);
+    }
+    return to;
+}
+
 /* Element i, and the size of what it is the sum of. */
 static double element(form f, const rtp_cpu_plain *p, int64_t i, double *size) {
     int64_t g = i / f.group, j = i % f.group;
@@ -140,6 +154,20 @@ static void quantize(rtp_cpu_device *device, int scheme, tensor *numbers, weight
     tensor_free(&again);
 }
 
+static void blocks_mean_the_same(rtp_cpu_device *device, int scheme, const rtp_cpu_plain *parts, const uint8_t *packed,
+                                 const void *numbers, int64_t n, int64_t k) {
+    char *bases[2];
+    rtp_cpu_plain blocks = in_blocks(forms[scheme], parts, n * k, &bases[0]);
+    int64_t bytes = rtp_cpu_rows16_bytes(scheme, n, k);
+    uint8_t *again = bytes_at_odd_place(bytes, &bases[1]);
+    tensor values = tensor_random(RTP_CPU_F32, n * k);
+    require(!rtp_cpu_rows16_pack(device, scheme, again, &blocks, n, k), "pack blocks");
+    require(!memcmp(packed, again, (size_t)bytes), "blocks are packed as parts are");
+    require(!rtp_cpu_dequantize(device, scheme, RTP_CPU_F32, values.data, &blocks, NULL, n, n, k, k), "dequantize blocks");
+    require(!memcmp(numbers, values.data, (size_t)(n * k) * 4), "blocks are numbers as parts are");
+    tensor_free(&values), free(bases[0]), free(bases[1]);
+}
+
 static void quantized(rtp_cpu_device *device, int scheme, int dtype, int64_t m, int64_t n, int64_t k) {
     const form f = forms[scheme];
     weight w = random_weight(f, n * k);
@@ -152,6 +180,7 @@ static void quantized(rtp_cpu_device *device, int scheme, int dtype, int64_t m, 
     require(!rtp_cpu_rows16_pack(device, scheme, packed, &w.parts, n, k), "pack");
     require(!rtp_cpu_rows16_unpack(device, scheme, RTP_CPU_F32, again.data, packed, NULL, n, n, k, k), "unpack");
     require(!memcmp(numbers.data, again.data, (size_t)(n * k) * 4), "both layouts mean the same");
+    if (!f.is_super) blocks_mean_the_same(device, scheme, &w.parts, packed, numbers.data, n, k);
     tensor_read(&numbers);
     for (int64_t i = 0; i < n * k; i++) {
         double y = element(f, &w.parts, i, &sizes[i]);
@@ -182,6 +211,13 @@ static void refusals(rtp_cpu_device *device) {
                 "three levels");
         require(rtp_cpu_rows16_pack(device, scheme, NULL, wrong, 1, unit) == RTP_CPU_BAD_ARGUMENT, "other parts");
         require(rtp_cpu_quantize(device, scheme, 0, wrong, NULL, 1, unit, unit) == RTP_CPU_BAD_ARGUMENT, "other parts");
+        if (!is_scheme) continue;
+        form f = forms[scheme];
+        rtp_cpu_plain blocks = {&byte, &byte, f.is_asymmetric ? &byte : NULL, f.is_super ? &half : NULL,
+                                f.is_super && f.is_asymmetric ? &half : NULL, f.is_super ? 256 : 16};
+        require(rtp_cpu_rows16_pack(device, scheme, NULL, &blocks, 1, unit) == RTP_CPU_BAD_ARGUMENT, "such blocks");
+        blocks.block_bytes = 256;
+        require(rtp_cpu_quantize(device, scheme, 0, &blocks, NULL, 1, unit, unit) == RTP_CPU_BAD_ARGUMENT, "into blocks");
     }
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,7 +47,10 @@ def rtp() -> RunRtp:
     runner = CliRunner()
 
     def run(*arguments: object, input: str | bytes | None = None) -> Result:
-        return runner.invoke(app, [str(argument) for argument in arguments], input=input)
+        try:
+            return runner.invoke(app(), [str(argument) for argument in arguments], input=input)
+        finally:
+            gc.unfreeze()  # this process goes on, and has garbage of its own
 
     return run
 

@@ -9,7 +9,7 @@ import pytest
 
 from rtp_core import __version__
 from rtp_core.checkpoint import hub
-from rtp_core.checkpoint.wheel_source import WheelSource
+from rtp_core.checkpoint.wheels import WheelSource
 
 from .conftest import MakeModel, RunRtp
 from .scripted_model import document

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pty
 import re
@@ -11,11 +12,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 from rtp_core.checkpoint import hub
+from rtp_core.cli.app import NAMES, app
 from rtp_core.cli.console import write
+from rtp_core.cli.no_collections import no_collections
 
 from .scripted_model import SCRIPTS, command, on_ref
 
@@ -204,9 +209,38 @@ def test_module_and_command_are_the_same() -> None:
 
 def test_commands_import_what_is_heavy_only_when_they_run() -> None:
     heavy = "{'numpy', 'rich', 'tokenizers', 'huggingface_hub', 'minijinja', 'pydantic', 'ml_dtypes', 'pluggy'}"
-    code = f"import sys, rtp_core.cli.app; print(*{heavy} & set(sys.modules))"
+    code = f"import sys; from rtp_core.cli.app import app; app(); print(*{heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     assert done.stdout.split() == []
+
+
+def test_the_collector_is_back_however_a_start_ends() -> None:
+    try:
+        with pytest.raises(ZeroDivisionError), no_collections():
+            assert not gc.isenabled()
+            _ = 1 / 0
+        assert gc.isenabled() and gc.get_freeze_count()
+    finally:
+        gc.unfreeze()
+
+
+def test_a_command_alone_is_found_as_among_all() -> None:
+    for name in NAMES:
+        alone, among_all = (typer.main.get_command(app(names)).commands[name] for names in ((name,), NAMES))
+        assert shape(alone) == shape(among_all) and alone.name == name
+
+
+def test_a_line_without_a_known_command_is_answered_by_all() -> None:
+    assert all(name in run("--help").stdout.decode() for name in NAMES)
+    mistyped = run("generat", "hello")
+    assert mistyped.returncode == 2 and b"generate" in mistyped.stderr
+    assert b"Usage: rtp generate" in run("generate", "--help").stdout
+
+
+def shape(command: Any) -> Any:
+    """Options, and those of subcommands."""
+    below = {name: shape(found) for name, found in getattr(command, "commands", {}).items()}
+    return [(option.name, option.opts) for option in command.params], below
 
 
 def test_writing_removes_controls_only_for_a_terminal(

@@ -27,7 +27,7 @@ def rtp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunRtp:
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(tmp_path)
     runner = CliRunner()
-    return lambda *arguments: runner.invoke(app, [str(argument) for argument in arguments])
+    return lambda *arguments: runner.invoke(app(), [str(argument) for argument in arguments])
 
 
 def test_it_writes_a_project_and_says_what_and_what_next(rtp: RunRtp, tmp_path: Path) -> None:

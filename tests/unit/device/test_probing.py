@@ -37,18 +37,23 @@ def rtp_device_probe():
 
 
 @pytest.fixture
-def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ask]:
+def prober() -> Iterator[Prober]:
+    with Prober() as made:
+        yield made
+
+
+@pytest.fixture
+def ask(prober: Prober, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ask:
     """ask(body): the outcome of a plugin with these lines in its probe. All are asked of one prober."""
     monkeypatch.syspath_prepend(tmp_path)
-    with Prober() as prober:
 
-        def ask(body: str) -> Outcome:
-            name = f"probed_{len(list(tmp_path.glob('*.py')))}"
-            source = SOURCE.replace("{body}", textwrap.indent(textwrap.dedent(body), "    "))
-            (tmp_path / f"{name}.py").write_text(source)
-            return prober.ask("acme", name, PLUGIN_API, report=False)
+    def ask(body: str) -> Outcome:
+        name = f"probed_{len(list(tmp_path.glob('*.py')))}"
+        source = SOURCE.replace("{body}", textwrap.indent(textwrap.dedent(body), "    "))
+        (tmp_path / f"{name}.py").write_text(source)
+        return prober.ask("acme", name, PLUGIN_API, report=False)
 
-        yield ask
+    return ask
 
 
 def pid(outcome: Outcome) -> str:
@@ -101,6 +106,29 @@ def test_only_the_end_of_a_flood_is_kept_and_it_blocks_nothing(ask: Ask) -> None
     assert len(outcome.output) <= OUTPUT_BYTES
     assert outcome.output.endswith("line 99999\n")
     assert ask("pass").output == ""
+
+
+def test_a_process_that_was_started_ahead_is_the_one_that_is_asked(ask: Ask, prober: Prober) -> None:
+    prober.start()
+    assert prober._child is not None
+    assert pid(ask("pass")) == str(prober._child._process.pid)
+
+
+def test_a_process_that_was_not_asked_ends_with_the_context() -> None:
+    with Prober() as prober:
+        prober.start()
+        assert prober._child is not None
+        process = prober._child._process
+        assert process.poll() is None
+    assert process.returncode is not None
+
+
+def test_one_that_cannot_be_started_ahead_is_an_outcome_of_the_question(
+    ask: Ask, prober: Prober, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.executable", "/nowhere/python")
+    prober.start()
+    assert "/nowhere/python" in ask("pass").failure
 
 
 def test_an_interpreter_that_cannot_be_started_is_an_outcome(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -220,6 +220,13 @@ def test_unused_tokens_may_share_a_text() -> None:
     types = np.array([1] * 256 + [5, 5], np.int32)
     tokenizer = Tokenizer.from_gguf(byte_level(tokens=tokens, token_type=types, merges=[], eos_token_id=None))
     assert tokenizer.encode("a") == [ALPHABET.index("a")]
+    assert tokenizer.vocab_size == 257, "the second one is nobody's"
+
+
+@pytest.mark.parametrize("pre", ["gpt-2", "qwen2", "llama-bpe"])
+def test_the_largest_id_is_that_of_the_vocabulary(pre: str) -> None:
+    built = build_tokenizer(byte_level(pre), "m.gguf")
+    assert built.vocab_size == max(built.inner.get_vocab(with_added_tokens=True).values()) + 1 == 260
 
 
 @pytest.mark.parametrize("more", [{"model": "bert"}, {"model": None}, {"model": 3}, {"pre": "tekken"}, {"pre": 3}])
