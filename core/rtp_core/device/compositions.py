@@ -141,7 +141,7 @@ class Compositions(Primitives):
     def _attend_blocks(self, q: Buffer, kv: Buffer, batch: AttentionBatch, r: int, scale: float, out: Buffer) -> None:
         context = int(batch.context_lens[r])
         k, v = self.kv_gather(kv, batch.block_tables[r], context)
-        mask = None if q.shape[0] == 1 else self.upload(_causal_mask(q.shape[0], context), "attention_mask")
+        mask = None if q.shape[0] <= 1 else self.upload(_causal_mask(q.shape[0], context), "attention_mask")
         self._attend(q, k, v, mask, scale, out)
 
     def _attend(self, q: Buffer, k: Buffer, v: Buffer, mask: Buffer | None, scale: float, out: Buffer) -> None:
@@ -215,7 +215,7 @@ class Compositions(Primitives):
 
 
 def _causal_mask(queries: int, context: int) -> NDArray[np.float32]:
-    """[queries, context]: query i, which is token context - queries + i, sees no later token."""
+    """[queries, context], at least one query: query i, which is token context - queries + i, sees no later token."""
     line = np.zeros(context + queries - 1, np.float32)
     line[context:] = -np.inf
     step = line.itemsize  # each row is the row below, one to the right: all of them are pieces of one line

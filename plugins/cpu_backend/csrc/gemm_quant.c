@@ -23,7 +23,7 @@ typedef struct {
     const void *a, *bias;
     const uint8_t *w;
     int64_t m, n, k, groups, out_row, a_row;
-    /* Activations, tile by tile as row_tile cuts them, then by group, then by row of the tile. */
+    /* Activations, tile by tile as tile_rows cuts a block, then by group, then by row of the tile. */
     char *codes; /* 32 int8, or int16 at two levels */
     float *scales; /* of a code */
     float *sums; /* sum of what the codes stand for; asymmetric schemes */
@@ -374,10 +374,11 @@ int KERNEL(gemm_rows16)(rtp_cpu_device *device, int scheme, int levels, int dtyp
     j.m = m, j.n = n, j.k = k, j.groups = k / GROUP, j.out_row = out_row, j.a_row = a_row;
     j.row_blocks = div_up(m, MAX_BLOCK_ROWS);
     j.block_rows = div_up(div_up(m, j.row_blocks), TILE_ROWS) * TILE_ROWS;
+    const int is_direct = m <= DIRECT_ROWS || k == 0; /* without columns there is no panel, but the bias */
     int64_t places = m * j.groups;
     void *shared;
     int status = rtp_pool_reserve(pool, places * (GROUP * code_bytes(levels) + 16), &shared,
-                                  m <= DIRECT_ROWS ? 0 : (int64_t)sizeof(many_scratch));
+                                  is_direct ? 0 : (int64_t)sizeof(many_scratch));
     if (status != RTP_CPU_OK) return status;
     j.scales = shared;
     j.sums = j.scales + places;
@@ -386,7 +387,7 @@ int KERNEL(gemm_rows16)(rtp_cpu_device *device, int scheme, int levels, int dtyp
     rtp_pool_run(pool, quantize_rows, &j, m, grain_for(3 * k));
 
     j.row_groups = div_up(n, ROWS);
-    if (m <= DIRECT_ROWS) {
+    if (is_direct) {
         rtp_pool_run(pool, multiply_few, &j, j.row_groups, grain_for(m * ROWS * k / 4));
         return RTP_CPU_OK;
     }

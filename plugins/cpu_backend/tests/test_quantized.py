@@ -106,6 +106,8 @@ def test_there_are_kernels_for_every_scheme_of_the_manifest() -> None:
         (31, 47, 2),
         (397, 18, 1),
         (0, 5, 1),
+        (2, 5, 0),
+        (30, 5, 0),
     ],
 )
 def test_gemm_of_a_prepared_weight_is_exact_but_for_the_activations(

@@ -223,7 +223,7 @@ static void refusals(rtp_cpu_device *device) {
 
 void test_quantized(rtp_cpu_device *device) {
     static const int64_t few[][3] = {{0, 3, 1}, {1, 0, 1},  {2, 5, 0},  {1, 1, 1},  {1, 37, 3},
-                                     {5, 7, 2}, {13, 16, 1}, {97, 5, 2}}; /* m, n, units of k */
+                                     {5, 7, 2}, {13, 16, 1}, {97, 5, 2}, {30, 5, 0}}; /* m, n, units of k */
     static const int64_t more[][3] = {{2, 16, 2}, {3, 33, 1}, {4, 17, 2}, {6, 8, 2},
                                       {7, 31, 1}, {8, 15, 2}, {12, 18, 1}, {31, 33, 2}};
     for (int scheme = 0; scheme < FORMS; scheme++) {

@@ -314,6 +314,14 @@ def prefill_requests_of_a_mixed_batch(b: Bench) -> Outcome:
     return b.device.context_attention(q[decode:], step.kv, step.batch, scale=DIM**-0.5), step.attend(t)[decode:]
 
 
+@case("context_attention")
+def a_prefill_request_without_a_query(b: Bench) -> Outcome:
+    step = Step(b, ((7, 1), (9, 5), (4, 0)))
+    q, t = b.normal(step.num_tokens, HEADS, DIM)
+    decode = step.batch.num_decode
+    return b.device.context_attention(q[decode:], step.kv, step.batch, scale=DIM**-0.5), step.attend(t)[decode:]
+
+
 @case("decoder_self_attention")
 def decode_requests_of_a_mixed_batch(b: Bench) -> Outcome:
     step = Step(b)
