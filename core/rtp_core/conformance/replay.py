@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rtp_core import dtypes
 from rtp_core.checkpoint import hub
 from rtp_core.checkpoint.mapped_file import read_json
 from rtp_core.checkpoint.opening import open_checkpoint
@@ -57,7 +56,8 @@ def read_replay(source: str, manifest: Manifest) -> Replay:
     if path.suffix == ".json" and path.is_file():
         return _of_plan(path)
     checkpoint = open_checkpoint(hub.resolve(source))
-    precision = Precision(dtypes.float32, keeps_storage=True)
+    is_encoder = checkpoint.config.is_encoder
+    precision = Precision.by_manifest(manifest, "float32", "auto", None, manifest.kind, is_encoder=is_encoder)
     met = demand_of_header(checkpoint.config, checkpoint.header, precision, manifest, source)
     schemes = {op: frozenset(met.schemes.get(op, ("none",))) for op in REPLAYED}
     features = {op: frozenset(met.features.get(op, ())) for op in REPLAYED}

@@ -68,7 +68,7 @@ def encode(
     quantization: str | None = None,
 ) -> NDArray[np.float32]:
     """Hidden states [T, E] of all prompts of all steps, one after the other."""
-    config, precision = tiny_encoder_config(), Precision.of(device, dtype, quantization)
+    config, precision = tiny_encoder_config(), Precision.of(device, dtype, quantization, is_encoder=True)
     tensors = tiny_encoder_tensors()
     loader = WeightLoader(device, tensors, tensors, precision, WHERE)
     weights = load_model(config, loader, MAX_MODEL_LEN, WHERE)

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 
 from rtp_core.device.op import DeclaredOverride
 from rtp_core.errors import ContractError
+from rtp_core.memory.qbuffer import SCHEMES
 
 PLUGIN_API: tuple[int, int] = (1, 1)  # (major, minor) of the contract that this core serves
 
@@ -59,7 +60,9 @@ class Manifest:
     """`api` is the plugin API that the plugin was written for: no default, so that nobody forgets it.
 
     `overrides` are all that the device class declares, exactly: the plan can be told without the hardware.
-    `schemes` and `dtypes` are names; a weight in another scheme is dequantized by core at load. `unknown` names
+    `schemes` and `dtypes` are names; a weight in another scheme is dequantized by core at load. `encoder_scheme` is one
+    of `schemes`, to which dtype "auto", the fast path, quantizes the float weights of an encoder's linear layers; None
+    leaves them as they are. A decoder's weights always stay as its file has them. `unknown` names
     fields that this core has not heard of. Raises ContractError for nonsense, except in a manifest whose API this
     core does not serve: what that one means is not for this core to say, and the loader turns it away by its API.
     """
@@ -73,6 +76,7 @@ class Manifest:
     schemes: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
     kv_layouts: tuple[str, ...] = ("KBD",)
+    encoder_scheme: str | None = None
     unknown: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -93,6 +97,10 @@ class Manifest:
             names = getattr(self, name)
             if not isinstance(names, tuple) or not all(isinstance(item, str) for item in names):
                 raise ContractError(f"bad {name} {names!r} in a manifest", why="expected a tuple of names")
+        known_schemes = [name for name in self.schemes if name in SCHEMES]
+        if self.encoder_scheme not in (None, *known_schemes):
+            why = f"of its schemes core can quantize to {', '.join(known_schemes) or 'none'}"
+            raise ContractError(f"bad encoder_scheme {self.encoder_scheme!r}", why=why)
         self._check_overrides()
 
     def _check_overrides(self) -> None:

@@ -63,7 +63,12 @@ def explain_plan(
     check_model_type(checkpoint.config.model_type, MODELS, str(path))
     target = _target(config, assume_manifest, info)
     precision = Precision.by_manifest(
-        target.manifest, target.default_dtype, config.dtype, config.quantization, target.offer.where
+        target.manifest,
+        target.default_dtype,
+        config.dtype,
+        config.quantization,
+        target.offer.where,
+        is_encoder=checkpoint.config.is_encoder,
     )
     demand = demand_of_header(checkpoint.config, checkpoint.header, precision, target.manifest, str(path))
     wishes = Wishes(frozenset(config.disable_impl), config.preferred)

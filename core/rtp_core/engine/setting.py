@@ -30,11 +30,13 @@ class Setting:
     def of(cls, checkpoint: Checkpoint, device: Device, config: EngineConfig) -> Setting:
         """Raises ConfigError for what the model or the device does not have."""
         length, step = max_model_len(checkpoint.config, config.max_model_len), config.max_num_batched_tokens
-        if checkpoint.config.is_encoder:
+        is_encoder = checkpoint.config.is_encoder
+        if is_encoder:
             step = max(step, length)  # a text cannot be read in parts
         # Every running request gets a token in every step, so no more of them run than a step has tokens.
         limits = SchedulerConfig(min(config.max_num_seqs, step), step, length)
-        return cls(checkpoint, config, Precision.of(device, config.dtype, config.quantization), limits)
+        precision = Precision.of(device, config.dtype, config.quantization, is_encoder=is_encoder)
+        return cls(checkpoint, config, precision, limits)
 
     @property
     def where(self) -> str:

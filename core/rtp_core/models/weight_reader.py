@@ -36,28 +36,39 @@ class Precision:
 
     `keeps_storage` ("auto"): float weights stay as stored and quantized ones quantized, as far as the device
     has them. Otherwise every weight becomes `dtype`, dequantized exactly. `quantization` quantizes float
-    matrices at load.
+    matrices at load, `linear_quantization` only those of linear layers.
     """
 
     dtype: DType
     keeps_storage: bool
     quantization: QuantScheme | None = None
+    linear_quantization: QuantScheme | None = None
 
     @classmethod
-    def of(cls, device: Device, dtype: str, quantization: str | None) -> Precision:
+    def of(cls, device: Device, dtype: str, quantization: str | None, *, is_encoder: bool = False) -> Precision:
         """Raises ConfigError for a dtype or scheme that the device does not have."""
-        return cls.by_manifest(device.manifest, device.default_dtype, dtype, quantization, device.info.id)
+        return cls.by_manifest(
+            device.manifest, device.default_dtype, dtype, quantization, device.info.id, is_encoder=is_encoder
+        )
 
     @classmethod
     def by_manifest(
-        cls, manifest: Manifest, default_dtype: str, dtype: str, quantization: str | None, where: str
+        cls,
+        manifest: Manifest,
+        default_dtype: str,
+        dtype: str,
+        quantization: str | None,
+        where: str,
+        *,
+        is_encoder: bool = False,
     ) -> Precision:
         """`of`, for a device that need not be there."""
         name = default_dtype if dtype == AUTO else dtype
         if name not in manifest.dtypes:
             raise ConfigError(f"dtype is {name!r}", where=where, why=f"it has {', '.join(manifest.dtypes)}")
         if quantization is None:
-            return cls(dtypes.parse(name), dtype == AUTO)
+            fast = manifest.encoder_scheme if is_encoder and dtype == AUTO else None
+            return cls(dtypes.parse(name), dtype == AUTO, None, None if fast is None else SCHEMES[fast])
         if quantization not in QUANTIZATIONS or quantization not in manifest.schemes or dtype != AUTO:
             known = ", ".join(sorted(set(QUANTIZATIONS) & set(manifest.schemes))) or "none"
             raise ConfigError(f"quantization is {quantization!r}", where=where, why=f"with dtype auto it has {known}")
@@ -120,11 +131,12 @@ class WeightReader(ABC):
 
     def embedding(self, name: str, rows: int, columns: int) -> Buffer:
         """A table [rows, columns], quantized or not."""
-        return self._prepare([self._matrix(name, rows, columns)], name)
+        return self._prepare([self._matrix(name, rows, columns, self._precision.quantization)], name)
 
     def linear(self, parts: Sequence[tuple[str, int]], columns: int, *, bias: bool) -> tuple[Linear, ...]:
         """Matrices (name, rows) that read the same input: one merged, or one each where they are stored differently."""
-        matrices = [self._matrix(f"{name}.weight", rows, columns) for name, rows in parts]
+        scheme = self._precision.quantization or self._precision.linear_quantization
+        matrices = [self._matrix(f"{name}.weight", rows, columns, scheme) for name, rows in parts]
         groups = (
             [list(range(len(parts)))] if len({_kind(m) for m in matrices}) == 1 else [[i] for i in range(len(parts))]
         )
@@ -173,10 +185,10 @@ class WeightReader(ABC):
     def _host_rows(self, name: str, shape: tuple[int, int], num: int) -> NDArray[np.float32]:
         return reference_ops.f32(self._take(name, shape).numpy()[:num])
 
-    def _matrix(self, name: str, rows: int, columns: int) -> Buffer:
-        """The tensor as it will be stored, on the host."""
+    def _matrix(self, name: str, rows: int, columns: int, scheme: QuantScheme | None) -> Buffer:
+        """The tensor as it will be stored, on the host. `scheme`: for one of floats whose rows it can take."""
         tensor = self._take(name, (rows, columns))
-        return self._convert(tensor, stored_as(tensor, self._precision, self._manifest), name)
+        return self._convert(tensor, stored_as(tensor, scheme, self._precision, self._manifest), name)
 
     def _take(self, name: str, shape: tuple[int, ...]) -> Buffer:
         tensor = self._header.get(name)
@@ -199,12 +211,13 @@ class WeightReader(ABC):
         return tensor
 
 
-def stored_as(tensor: Buffer, precision: Precision, manifest: Manifest) -> DType | QuantScheme:
-    """What a matrix of a checkpoint becomes on a device with this manifest."""
+def stored_as(
+    tensor: Buffer, scheme: QuantScheme | None, precision: Precision, manifest: Manifest
+) -> DType | QuantScheme:
+    """What a matrix of a checkpoint becomes on a device with this manifest. `scheme`: for floats whose rows it can take."""
     if isinstance(tensor, QBuffer):
         keeps = precision.keeps_storage and tensor.scheme.name in manifest.schemes
         return tensor.scheme if keeps else precision.dtype
-    scheme = precision.quantization
     if scheme is not None and tensor.shape[1] % scheme.unit == 0:
         return scheme
     keeps = precision.keeps_storage and tensor.dtype.name in manifest.dtypes
