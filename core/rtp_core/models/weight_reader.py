@@ -214,7 +214,7 @@ class WeightReader(ABC):
 def stored_as(
     tensor: Buffer, scheme: QuantScheme | None, precision: Precision, manifest: Manifest
 ) -> DType | QuantScheme:
-    """What a matrix of a checkpoint becomes on a device with this manifest. `scheme`: for floats whose rows it can take."""
+    """What a matrix of a checkpoint becomes on a device with this manifest. `scheme`: of floats whose rows it divides."""
     if isinstance(tensor, QBuffer):
         keeps = precision.keeps_storage and tensor.scheme.name in manifest.schemes
         return tensor.scheme if keeps else precision.dtype

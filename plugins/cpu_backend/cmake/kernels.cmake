@@ -2,8 +2,8 @@
 # decided at run time. No fused or reordered arithmetic (-ffp-contract=off, no -ffast-math): all sets round alike.
 # Tests may set RTP_CPU_ISAS, and RTP_CPU_EMULATED: sets to build out of AVX2, see tests_c/emulated.h.
 set(csrc ${CMAKE_CURRENT_LIST_DIR}/../csrc)
-set(kernel_files context_attention decode_attention elementwise gemm gemm_quant kv norm quantize rope rows rows16
-  sample softmax table)
+set(kernel_files context_attention decode_attention elementwise encoder gemm gemm_quant kv linear norm quantize rope
+  rows rows16 sample softmax table)
 list(TRANSFORM kernel_files REPLACE "(.+)" "${csrc}/\\1.c")
 
 set(family)

@@ -79,6 +79,9 @@
     A(const int32_t *, lengths) A(const int32_t *, starts) A(int64_t, requests) A(int64_t, heads) \
     A(int64_t, kv_heads) A(int64_t, head_dim) A(int64_t, out_token) A(int64_t, q_token) A(int64_t, k_token) \
     A(int64_t, v_token) A(float, scale)
+#define ARGUMENTS_encoder_layer(A) \
+    A(const rtp_cpu_encoder_weights *, weights) A(float *, x) A(void *, work) A(const int32_t *, lengths) \
+    A(const int32_t *, starts) A(int64_t, requests) A(int64_t, x_row)
 
 /* clang-format on */
 

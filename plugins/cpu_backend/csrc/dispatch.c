@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "arguments.h"
+#include "packed.h"
 #include "rows16.h"
 #include "tape.h"
 
@@ -29,6 +30,11 @@ void rtp_cpu_device_destroy(rtp_cpu_device *device) {
 int64_t rtp_cpu_rows16_bytes(int scheme, int64_t n, int64_t k) {
     if (!is_scheme(scheme) || n < 0 || k < 0 || k % rows16_unit(rows16_of(scheme))) return 0;
     return div_up(n, ROWS) * rows16_group_bytes(rows16_of(scheme), k / GROUP);
+}
+
+int64_t rtp_cpu_encoder_layer_bytes(const rtp_cpu_encoder_weights *weights, int64_t tokens) {
+    const int64_t hidden = weights->o.n, q_width = weights->heads * weights->head_dim, wide = max64(q_width, hidden);
+    return tokens * (weights->qkv.n + wide) * 4 + packed_bytes(tokens, weights->up.n, 0) + packed_bytes(tokens, wide, 1);
 }
 
 /* ---- capture ---- */
@@ -119,3 +125,4 @@ ENTRY(kv_gather, 1)
 ENTRY(decode_attention, 1)
 ENTRY(context_attention, 1)
 ENTRY(encoder_attention, 0) /* lengths and starts are the caller's */
+ENTRY(encoder_layer, 0)

@@ -17,7 +17,7 @@
 #define RTP_KERNELS(X)                                                                                                 \
     X(binary) X(activation) X(gated_activation) X(cast) X(norm) X(softmax) X(rope) X(gather_rows) X(top_k) X(sample)   \
     X(copy) X(gemm) X(rows16_pack) X(gemm_rows16) X(rows16_unpack) X(quantize) X(dequantize) X(kv_write) X(kv_gather)          \
-    X(decode_attention) X(context_attention) X(encoder_attention)
+    X(decode_attention) X(context_attention) X(encoder_attention) X(encoder_layer)
 /* clang-format on */
 
 struct rtp_cpu_kernels {

@@ -232,4 +232,36 @@ int rtp_cpu_encoder_attention(rtp_cpu_device *device, int dtype, void *out, cons
                               int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t out_token, int64_t q_token,
                               int64_t k_token, int64_t v_token, float scale);
 
+/* ---- whole layers ---- */
+
+/* w: q8_0 in layout rows16 of [n, k]; bias: [n] or NULL. */
+typedef struct rtp_cpu_linear {
+    const uint8_t *w;
+    const float *bias;
+    int64_t n, k;
+} rtp_cpu_linear;
+
+/* weight: [E]; bias: [E] for a layer norm, NULL for a root mean square norm. */
+typedef struct rtp_cpu_norm_weights {
+    const float *weight, *bias;
+    float eps;
+} rtp_cpu_norm_weights;
+
+/* A post-norm layer with an ungated ffn. activation: one of rtp_cpu_activation_kind; scale: of scores. */
+typedef struct rtp_cpu_encoder_weights {
+    rtp_cpu_linear qkv, o, up, down;
+    rtp_cpu_norm_weights attention_norm, ffn_norm;
+    int64_t heads, kv_heads, head_dim;
+    int activation;
+    float scale;
+} rtp_cpu_encoder_weights;
+
+/* Bytes of work space for that many tokens. */
+int64_t rtp_cpu_encoder_layer_bytes(const rtp_cpu_encoder_weights *weights, int64_t tokens);
+
+/* x: [T, E] in and out, requests as in encoder_attention. What meets weights is quantized to int8 in groups of 32, but for
+   numbers far beyond the rest of their row, which stay floats: see packed.h. A row with inf or NaN becomes NaN. */
+int rtp_cpu_encoder_layer(rtp_cpu_device *device, const rtp_cpu_encoder_weights *weights, float *x, void *work,
+                          const int32_t *lengths, const int32_t *starts, int64_t requests, int64_t x_row);
+
 #endif

@@ -68,6 +68,20 @@ INLINE vf vf_erf(vf x) {
     return vf_if_less(size, vf_set1(1.0f), vf_mul(x, p), vf_copysign(far, x));
 }
 
+/* gelu within 1e-4, for results of few bits: Phi(x) - 1/2 as an odd polynomial on [-4.2, 4.2], where it is 1/2. */
+INLINE vf vf_gelu_near(vf x) {
+    vf y = vf_min(vf_set1(4.2f), vf_max(vf_set1(-4.2f), x)), s = vf_mul(y, y);
+    vf p = vf_set1(-9.0178892e-10f);
+    p = vf_fma(p, s, vf_set1(7.9415756e-08f));
+    p = vf_fma(p, s, vf_set1(-3.0379945e-06f));
+    p = vf_fma(p, s, vf_set1(6.6891575e-05f));
+    p = vf_fma(p, s, vf_set1(-0.00095066428f));
+    p = vf_fma(p, s, vf_set1(0.0092982585f));
+    p = vf_fma(p, s, vf_set1(-0.065528259f));
+    p = vf_fma(p, s, vf_set1(0.3984659f));
+    return vf_mul(x, vf_fma(y, p, vf_set1(0.5f)));
+}
+
 INLINE vf vf_activate(int kind, vf x) {
     vf half = vf_mul(x, vf_set1(0.5f));
     switch (kind) {

@@ -39,7 +39,7 @@ from rtp_core.plugin import (
     overrides,
     reserve_host,
 )
-from rtp_cpu import attention, matmul, quantized
+from rtp_cpu import attention, encoder, matmul, quantized
 from rtp_cpu._native import ffi, lib
 from rtp_cpu.manifest import MANIFEST
 from rtp_cpu.native import DTYPES, KINDS, NULL, Native, int64s, mismatch, pointer
@@ -53,6 +53,12 @@ _INDEX_TYPES = (dtypes.int32, dtypes.int64)
 
 def _has_quantized_weights(signature: Signature) -> Yes | No:
     return No("its weights are floats") if signature.scheme == "none" else YES
+
+
+def _is_int8(signature: Signature) -> Yes | No:
+    if signature.scheme != "q8_0":
+        return No(f"its weights are {signature.scheme}, not q8_0")
+    return YES if signature.dtype == "float32" else No(f"its activations are {signature.dtype}, not float32")
 
 
 def _addresses(nbytes: int) -> Region:
@@ -439,6 +445,18 @@ class CpuDevice(Device):
         self, q: Buffer, kv: Buffer, batch: AttentionBatch, *, scale: float, out: Buffer | None = None
     ) -> Buffer:
         return attention.context(self, self._native, q, kv, batch, scale, out)
+
+    @overrides(
+        "encoder_layer",
+        impl="cpu.encoder_layer_int8",
+        priority=110,
+        handles={"bias", "layer_norm"},
+        when=_is_int8,
+    )
+    def _encoder_layer_int8(self, x: Buffer, weights: LayerWeights, lengths: tuple[int, ...]) -> Buffer:
+        if not encoder.is_native(self, x, weights):
+            return self._encoder_layer(x, weights, lengths)
+        return encoder.layer(self, self._native, x, weights, lengths)
 
     @overrides("encoder_layer", impl="cpu.encoder_layer", handles={"bias", "layer_norm"})
     def _encoder_layer(self, x: Buffer, weights: LayerWeights, lengths: tuple[int, ...]) -> Buffer:

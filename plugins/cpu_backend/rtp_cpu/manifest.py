@@ -5,7 +5,7 @@ from rtp_core.plugin import DeclaredOverride, Manifest
 MANIFEST = Manifest(
     kind="cpu",
     vendor="rtp",
-    api=(1, 0),
+    api=(1, 1),
     device_class="cpu",
     dtypes=("float32", "bfloat16", "float16"),
     overrides=(
@@ -13,6 +13,13 @@ MANIFEST = Manifest(
         DeclaredOverride("context_attention", "cpu.context_attention"),
         DeclaredOverride("decoder_self_attention", "cpu.decoder_self_attention"),
         DeclaredOverride("encoder_layer", "cpu.encoder_layer", handles=frozenset({"bias", "layer_norm"})),
+        DeclaredOverride(
+            "encoder_layer",
+            "cpu.encoder_layer_int8",
+            priority=110,
+            handles=frozenset({"bias", "layer_norm"}),
+            is_conditional=True,
+        ),
         DeclaredOverride("gated_activation", "cpu.gated_activation"),
         DeclaredOverride("lm_head", "cpu.lm_head", handles=frozenset({"bias"}), is_conditional=True),
         DeclaredOverride("sample", "cpu.sample"),
@@ -20,4 +27,5 @@ MANIFEST = Manifest(
     schemes=("q4_0", "q4_1", "q4_k", "q5_0", "q5_1", "q5_k", "q6_k", "q8_0"),
     features=("bias", "layer_norm", "moe", "qk_norm"),
     kv_layouts=("KBD", "BKD"),
+    encoder_scheme="q8_0",
 )
