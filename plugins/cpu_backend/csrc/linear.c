@@ -66,11 +66,12 @@ TILES(2)
 static tile_function *const tiles[2][MOST_TILE_M] = {BY_ROWS(1), BY_ROWS(2)};
 
 /* values[0..16) += x times a column of the row group at w. */
-static void add_column(const uint8_t *w, int64_t column, float x, float *values) {
+INLINE void add_column(const uint8_t *w, uint32_t column, float x, float *values) {
     const uint8_t *block = w + rows16_block_at(Q8, column / GROUP);
-    const uint8_t *code = block + rows16_codes_at(Q8) + column % GROUP / 4 * LINE + column % 4;
+    uint32_t line[ROWS]; /* four columns each */
     float codes[ROWS];
-    for (int r = 0; r < ROWS; r++) codes[r] = (float)(code[4 * r] - 128);
+    memcpy(line, block + rows16_codes_at(Q8) + column % GROUP / 4 * LINE, LINE);
+    for (int r = 0; r < ROWS; r++) codes[r] = (float)((int32_t)(line[r] >> column % 4 * 8 & 255) - 128);
     v16 scale = v16_mul1(v16_load_f16((const uint16_t *)block), x);
     v16_store(values, v16_fma(v16_load(codes), scale, v16_load(values)));
 }

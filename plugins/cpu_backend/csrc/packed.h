@@ -26,7 +26,7 @@ typedef struct {
 } packed_group;
 
 typedef struct {
-    int32_t column;
+    uint32_t column;
     float value;
 } outlier;
 
@@ -106,7 +106,7 @@ INLINE void pack_group(const packed_rows *p, int64_t row, int64_t g, const float
     int32_t sum = 0;
     float scale = largest < INFINITY ? 0 : NAN;
     if (largest >= 1e-30f && largest < INFINITY) { /* of less, 127 / largest overflows */
-        scale = largest / 127.0f;
+        scale = largest * (1.0f / 127.0f);
         sum = round_group(x, 127.0f / largest, codes);
     }
     for (int q = 0; q < LINES; q++) memcpy(to->codes[q][lane], codes + 4 * q, 4);
@@ -127,7 +127,7 @@ INLINE void pack_row(const packed_rows *p, int64_t row, const float *x) {
         if (largest > limit && largest < INFINITY) {
             for (int i = 0; i < GROUP; i++) {
                 const int is_far = fabsf(x[i]) > limit && count < p->most; /* rounding may call one more far */
-                if (is_far) list[count++] = (outlier){(int32_t)(g * GROUP + i), x[i]};
+                if (is_far) list[count++] = (outlier){(uint32_t)(g * GROUP + i), x[i]};
                 near[i] = is_far ? 0 : x[i];
             }
             pack_group(p, row, g, near, largest_of_group(near));
