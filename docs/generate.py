@@ -92,6 +92,7 @@ def devices() -> str:
                 "plugin API": [_version(m.api) for m in DEVICES],
                 "dtypes": [", ".join(m.dtypes) for m in DEVICES],
                 "quantization schemes": [", ".join(m.schemes) or "none" for m in DEVICES],
+                "float encoders under `auto`": [m.encoder_scheme or "as stored" for m in DEVICES],
                 "features": [", ".join(m.features) or "none" for m in DEVICES],
                 "KV layouts": [", ".join(m.kv_layouts) for m in DEVICES],
             }.items()

@@ -25,7 +25,9 @@ from rtp_core.checkpoint.opening import open_checkpoint
 from rtp_core.engine.engine_config import EngineConfig
 from rtp_core.engine.explaining import explain_plan
 from rtp_core.engine.forecast import forecast
-from rtp_core.errors import OutOfMemoryError, RequestError, UnsupportedModelError
+from rtp_core.errors import ContractError, OutOfMemoryError, RequestError, UnsupportedModelError
+from rtp_core.models.weight_reader import Precision
+from rtp_cpu.manifest import MANIFEST as CPU
 
 BUDGET = 64 << 20  # bytes
 PAGE = 4096
@@ -191,6 +193,30 @@ def test_the_plan_is_told_without_weights(device: str, options: dict[str, str], 
     assert features["decoder_layer"] == features["lm_head"] == set()
 
 
+def test_linear_layers_of_an_encoder_run_in_the_scheme_that_its_device_prefers(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    """Under dtype auto, and as told; a decoder's weights stay as they are."""
+    in_int8, in_floats = (explain_plan(checkpoint, EngineConfig(device="cpu", dtype=d)) for d in ("auto", "float32"))
+    for told, scheme, impl in ((in_int8, "q8_0", "cpu.encoder_layer_int8"), (in_floats, "none", "cpu.encoder_layer")):
+        row = next(row for row in told.rows if row.op == "encoder_layer")
+        assert (row.scheme, row.impl) == (scheme, impl)
+    for device, dtype in (("ref", "auto"), ("cpu", "bfloat16")):
+        rows = explain_plan(checkpoint, EngineConfig(device=device, dtype=dtype)).rows
+        assert {row.scheme for row in rows if row.op == "encoder_layer"} == {"none"}
+    table = next(row for row in in_int8.rows if row.op == "gather_rows")
+    assert table.scheme == "none"
+    save(make_model("llama_tied"), tmp_path)
+    decoder = explain_plan(tmp_path, EngineConfig(device="cpu"))
+    assert {row.scheme for row in decoder.rows} <= {"none", "any"}
+
+
+def test_a_preferred_scheme_that_core_does_not_know_is_an_error() -> None:
+    manifest = replace(CPU, kind="acme", schemes=("q7_9",), encoder_scheme="q7_9")
+    with pytest.raises(ContractError, match=r"bad encoder_scheme 'q7_9'.*manifest of acme.*can quantize to .*q8_0"):
+        Precision.by_manifest(manifest, "float32", "auto", None, "acme:0", is_encoder=True)
+
+
 @pytest.mark.parametrize("device", ["ref", "cpu"])
 def test_the_forecast_holds_for_every_step(device: str, checkpoint: Path) -> None:
     options = {"device": device, "dtype": "float32", "max_num_batched_tokens": 300, "max_num_seqs": 7}
@@ -217,7 +243,6 @@ def test_an_overridden_forward_that_knows_no_encoder_steps_aside(checkpoint: Pat
     from rtp_core.device.plan import explained_rows
     from rtp_core.device.reference import MANIFEST
     from rtp_core.models.model import demand_of_header
-    from rtp_core.models.weight_reader import Precision
 
     declared = DeclaredOverride("model_forward", "acme.decoders", handles=frozenset({"bias", "layer_norm"}))
     manifest = replace(MANIFEST, overrides=(declared,))

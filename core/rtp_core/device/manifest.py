@@ -10,7 +10,6 @@ from typing import Any, Literal, TypeVar
 
 from rtp_core.device.op import DeclaredOverride
 from rtp_core.errors import ContractError
-from rtp_core.memory.qbuffer import SCHEMES
 
 PLUGIN_API: tuple[int, int] = (1, 1)  # (major, minor) of the contract that this core serves
 
@@ -97,9 +96,8 @@ class Manifest:
             names = getattr(self, name)
             if not isinstance(names, tuple) or not all(isinstance(item, str) for item in names):
                 raise ContractError(f"bad {name} {names!r} in a manifest", why="expected a tuple of names")
-        known_schemes = [name for name in self.schemes if name in SCHEMES]
-        if self.encoder_scheme not in (None, *known_schemes):
-            why = f"of its schemes core can quantize to {', '.join(known_schemes) or 'none'}"
+        if self.encoder_scheme not in (None, *self.schemes):
+            why = f"expected one of its schemes, {', '.join(self.schemes) or 'of which it has none'}"
             raise ContractError(f"bad encoder_scheme {self.encoder_scheme!r}", why=why)
         self._check_overrides()
 

@@ -10,7 +10,7 @@ from rtp_core.engine.memory_need import MemoryNeed, expected_need
 from rtp_core.engine.setting import Setting
 from rtp_core.errors import OutOfMemoryError
 from rtp_core.memory.budget import format_bytes
-from rtp_core.models.weight_reader import QUANTIZATIONS
+from rtp_core.memory.qbuffer import SCHEMES
 
 _LEAST = 16  # tokens: limits are not halved below
 _ROUNDING = 1 << 20  # bytes
@@ -99,6 +99,6 @@ def _smaller(device: Device, setting: Setting) -> Iterator[tuple[str, Setting]]:
         option = f"--max-num-batched-tokens {tokens} --max-num-seqs {requests} --max-model-len {length}"
         yield option, Setting.of(setting.checkpoint, device, smaller)
     if config.dtype == "auto" and config.quantization is None:
-        for scheme in sorted(set(QUANTIZATIONS) & set(device.manifest.schemes), reverse=True):
+        for scheme in sorted(set(SCHEMES) & set(device.manifest.schemes), reverse=True):
             smaller = replace(config, quantization=scheme)
             yield f"--quantization {scheme}", Setting.of(setting.checkpoint, device, smaller)

@@ -21,13 +21,12 @@ from rtp_core.device.device import Device
 from rtp_core.device.manifest import Manifest
 from rtp_core.device.weights import Linear, Norm
 from rtp_core.dtypes import DType
-from rtp_core.errors import CheckpointError, ConfigError
+from rtp_core.errors import CheckpointError, ConfigError, ContractError
 from rtp_core.memory.buffer import Buffer
 from rtp_core.memory.qbuffer import SCHEMES, QBuffer, QuantScheme
 from rtp_core.models.rope_tables import rope_tables
 
 AUTO = "auto"
-QUANTIZATIONS = SCHEMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +66,12 @@ class Precision:
         if name not in manifest.dtypes:
             raise ConfigError(f"dtype is {name!r}", where=where, why=f"it has {', '.join(manifest.dtypes)}")
         if quantization is None:
-            fast = manifest.encoder_scheme if is_encoder and dtype == AUTO else None
-            return cls(dtypes.parse(name), dtype == AUTO, None, None if fast is None else SCHEMES[fast])
-        if quantization not in QUANTIZATIONS or quantization not in manifest.schemes or dtype != AUTO:
-            known = ", ".join(sorted(set(QUANTIZATIONS) & set(manifest.schemes))) or "none"
+            linear = _encoder_scheme(manifest) if is_encoder and dtype == AUTO else None
+            return cls(dtypes.parse(name), dtype == AUTO, None, linear)
+        if quantization not in SCHEMES or quantization not in manifest.schemes or dtype != AUTO:
+            known = ", ".join(sorted(set(SCHEMES) & set(manifest.schemes))) or "none"
             raise ConfigError(f"quantization is {quantization!r}", where=where, why=f"with dtype auto it has {known}")
-        return cls(dtypes.parse(name), True, QUANTIZATIONS[quantization])
+        return cls(dtypes.parse(name), True, SCHEMES[quantization])
 
 
 class WeightReader(ABC):
@@ -211,10 +210,22 @@ class WeightReader(ABC):
         return tensor
 
 
+def _encoder_scheme(manifest: Manifest) -> QuantScheme | None:
+    """What float weights of an encoder's linear layers become. Raises ContractError for a scheme not known here."""
+    name = manifest.encoder_scheme
+    if name is None or name in SCHEMES:
+        return None if name is None else SCHEMES[name]
+    why = f"core can quantize to {', '.join(sorted(SCHEMES))}"
+    raise ContractError(f"bad encoder_scheme {name!r}", where=f"the manifest of {manifest.kind}", why=why)
+
+
 def stored_as(
     tensor: Buffer, scheme: QuantScheme | None, precision: Precision, manifest: Manifest
 ) -> DType | QuantScheme:
-    """What a matrix of a checkpoint becomes on a device with this manifest. `scheme`: of floats whose rows it divides."""
+    """What a matrix of a checkpoint becomes on a device with this manifest.
+
+    `scheme`: for one of floats whose rows it can take.
+    """
     if isinstance(tensor, QBuffer):
         keeps = precision.keeps_storage and tensor.scheme.name in manifest.schemes
         return tensor.scheme if keeps else precision.dtype

@@ -123,6 +123,7 @@ int main(int argc, char **argv) {
             test_matmul(device);
             test_quantized(device);
             test_attention(device);
+            test_encoder(device);
             test_tape(device);
             rtp_cpu_device_destroy(device);
         }

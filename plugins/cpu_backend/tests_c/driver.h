@@ -58,6 +58,7 @@ void test_elements(rtp_cpu_device *device);
 void test_matmul(rtp_cpu_device *device);
 void test_quantized(rtp_cpu_device *device);
 void test_attention(rtp_cpu_device *device);
+void test_encoder(rtp_cpu_device *device);
 void test_tape(rtp_cpu_device *device);
 
 #endif

@@ -26,6 +26,8 @@ FFN = DeclaredOverride("ffn_layer", "acme.ffn", 7, frozenset({"bias"}), True)
         ({"api": (True, 0)}, "bad plugin API"),
         ({"dtypes": "float32"}, "bad dtypes 'float32' in a manifest: expected a tuple of names"),
         ({"schemes": (4,)}, "bad schemes"),
+        ({"encoder_scheme": "q8_0"}, "bad encoder_scheme 'q8_0': expected one of its schemes, of which it has none"),
+        ({"encoder_scheme": "q5", "schemes": ("q8_0",)}, "bad encoder_scheme 'q5': expected one of its schemes, q8_0"),
         ({"overrides": ("acme.ffn",)}, "expected a tuple of DeclaredOverride"),
         ({"overrides": [FFN]}, "expected a tuple of DeclaredOverride"),
         ({"overrides": (FFN, FFN)}, "declares acme.ffn twice"),
@@ -48,7 +50,7 @@ def test_a_manifest_of_a_newer_api_can_be_made_whatever_it_says() -> None:
 
 
 def test_it_survives_json() -> None:
-    manifest = Manifest(**FIELDS, overrides=(FFN,), schemes=("q4_0",), features=("bias",))
+    manifest = Manifest(**FIELDS, overrides=(FFN,), schemes=("q4_0",), features=("bias",), encoder_scheme="q4_0")
     assert Manifest.from_data(json.loads(json.dumps(manifest.as_data()))) == manifest
 
 
