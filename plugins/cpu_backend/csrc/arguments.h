@@ -51,6 +51,10 @@
     A(int, scheme) A(int, levels) A(int, dtype) A(void *, out) A(const void *, a) A(const uint8_t *, w) \
     A(int, bias_dtype) A(const void *, bias) A(int64_t, m) A(int64_t, n) A(int64_t, k) A(int64_t, out_row) \
     A(int64_t, a_row)
+#define ARGUMENTS_gated_gemm_rows16(A) \
+    A(int, scheme) A(int, kind) A(int, dtype) A(void *, out) A(const void *, a) A(const uint8_t *, w) \
+    A(int, bias_dtype) A(const void *, bias) A(int64_t, m) A(int64_t, n) A(int64_t, k) A(int64_t, out_row) \
+    A(int64_t, a_row)
 #define ARGUMENTS_rows16_unpack(A) \
     A(int, scheme) A(int, dtype) A(void *, out) A(const uint8_t *, w) A(const int32_t *, ids) A(int64_t, count) \
     A(int64_t, n) A(int64_t, k) A(int64_t, out_row)

@@ -4,10 +4,14 @@
    scales, and one more for the zero of asymmetric schemes, which meets the sum of the dequantized activations.
 
    Few rows multiply the weights as they lie, at the speed of memory. Many rows share a panel: 16 rows of weights, some of
-   their columns, with a byte a code and f32 scales, which stays in the first cache while the rows pass. */
+   their columns, with a byte a code and f32 scales, which stays in the first cache while the rows pass.
+
+   A gated product has two results for each column of out: gate's are kept until up's are there, and neither is stored. */
 
 #include "rows16.h"
+#include "vmath.h"
 
+enum { NO_GATE = -1 };
 enum { AHEAD = 4096 /* bytes of weights to prefetch */, MAX_BLOCK_ROWS = 384, PANEL_GROUPS = 24 };
 
 #define FINE (1.0f / 254.0f) /* scale of the second level over that of the first */
@@ -18,7 +22,7 @@ typedef struct {
 } panel_group;
 
 typedef struct {
-    int dtype, bias_dtype, scheme, levels;
+    int dtype, bias_dtype, scheme, levels, gate; /* gate: an activation, or NO_GATE */
     void *out;
     const void *a, *bias;
     const uint8_t *w;
@@ -289,18 +293,38 @@ static tile_function *panel_tiles(rows16_scheme s, int levels) {
 
 /* ---- the loops over tiles ---- */
 
-static void store_rows(const job *j, int64_t m, int64_t rows, int64_t n, const float *values) {
-    float bias[ROWS] = {0}, part[ROWS];
-    int64_t width = min64(ROWS, j->n - n);
+/* 16 of the bias, the last ones followed by zeros. */
+INLINE v16 bias_of(const job *j, int64_t n, int64_t width) {
+    float bias[ROWS] = {0};
     if (j->bias) load_f32(j->bias_dtype, at(j->bias, j->bias_dtype, n), width, bias);
+    return v16_load(bias);
+}
+
+INLINE v16 gated(int kind, v16 gate, v16 up) {
+    V16_EACH
+        up.v[i_] = vf_mul(vf_activate(kind, gate.v[i_]), up.v[i_]);
+    return up;
+}
+
+/* Outputs n.. of `rows` rows from m on. gates: what goes with values, of a gated product. */
+static void store_rows(const job *j, int64_t m, int64_t rows, int64_t n, const float *values, const float *gates) {
+    float part[ROWS];
+    const int64_t width = min64(ROWS, j->n - n), up = j->gate == NO_GATE ? 0 : j->n;
     const int is_whole = width == ROWS && j->dtype == RTP_CPU_F32;
-    const v16 added = v16_load(bias);
+    const v16 added = bias_of(j, up + n, width), gate_added = up ? bias_of(j, n, width) : added;
     for (int64_t r = 0; r < rows; r++, values += ROWS) {
         void *out = at_mut(j->out, j->dtype, (m + r) * j->out_row + n);
         float *to = is_whole ? out : part;
-        v16_store(to, v16_add(v16_load(values), added));
+        v16 y = v16_add(v16_load(values), added);
+        if (up) y = gated(j->gate, v16_add(v16_load(gates + r * ROWS), gate_added), y);
+        v16_store(to, y);
         if (!is_whole) store_f32(j->dtype, out, width, part);
     }
+}
+
+/* Where gate's rows are as many row groups as up's. */
+INLINE const uint8_t *up_of(const job *j, const uint8_t *w, int64_t group, int64_t bytes) {
+    return w + (group + (j->gate == NO_GATE ? 0 : j->row_groups)) * bytes;
 }
 
 static void multiply_few(void *argument, int64_t begin, int64_t end, void *scratch) {
@@ -309,11 +333,12 @@ static void multiply_few(void *argument, int64_t begin, int64_t end, void *scrat
     const int64_t bytes = rows16_group_bytes(rows16_of(j->scheme), j->groups);
     tile_function *tile = few_tiles(j->scheme, j->levels);
     for (int64_t group = begin; group < end; group++) {
-        float values[TILE_ROWS * ROWS];
+        float values[TILE_ROWS * ROWS], gates[TILE_ROWS * ROWS];
         for (int64_t m = 0; m < j->m;) {
             int rows = tile_rows(j->m - m);
-            tile(j, rows, m, j->w + group * bytes, 0, j->groups, values);
-            store_rows(j, m, rows, group * ROWS, values);
+            if (j->gate != NO_GATE) tile(j, rows, m, j->w + group * bytes, 0, j->groups, gates);
+            tile(j, rows, m, up_of(j, j->w, group, bytes), 0, j->groups, values);
+            store_rows(j, m, rows, group * ROWS, values, gates);
             m += rows;
         }
     }
@@ -332,44 +357,52 @@ static void unpack_panel(rows16_scheme s, int kind, const uint8_t *w, int64_t g0
 
 typedef struct {
     panel_group panel[PANEL_GROUPS];
-    float values[MAX_BLOCK_ROWS * ROWS];
+    float values[MAX_BLOCK_ROWS * ROWS], gates[MAX_BLOCK_ROWS * ROWS];
 } many_scratch;
 
-static void multiply_many(void *argument, int64_t begin, int64_t end, void *scratch) {
-    const job *j = argument;
-    many_scratch *own = scratch;
+/* Rows [m0, m0 + rows) times the row group at w, into `values`. `is_last`: store each tile at once, so that the lines of
+   the result come while the next one is multiplied. */
+static void multiply_group(const job *j, const uint8_t *w, int64_t group, int64_t m0, int64_t rows, many_scratch *own,
+                           float *values, int is_last) {
     const rows16_scheme s = rows16_of(j->scheme);
-    const int64_t bytes = rows16_group_bytes(s, j->groups);
+    const int kind = kind_of(s, j->levels);
     tile_function *tile = panel_tiles(s, j->levels);
-    for (int64_t u = begin; u < end; u++) {
-        int64_t first = u % j->group_blocks * j->block_groups, last = min64(j->row_groups, first + j->block_groups);
-        int64_t m0 = u / j->group_blocks * j->block_rows, rows = min64(j->block_rows, j->m - m0);
-        for (int64_t group = first; group < last; group++) {
-            for (int64_t g = 0; g < j->groups; g += PANEL_GROUPS) {
-                int64_t g_end = min64(j->groups, g + PANEL_GROUPS);
-                unpack_panel(s, kind_of(s, j->levels), j->w + group * bytes, g, g_end, own->panel);
-                for (int64_t m = 0; m < rows;) {
-                    int count = tile_rows(rows - m);
-                    float *values = own->values + m * ROWS;
-                    tile(j, count, m0 + m, own->panel->codes, g, g_end, values);
-                    /* At once, so that the lines of the result come while the next tile is multiplied. */
-                    if (g_end == j->groups) store_rows(j, m0 + m, count, group * ROWS, values);
-                    m += count;
-                }
-            }
+    for (int64_t g = 0; g < j->groups; g += PANEL_GROUPS) {
+        int64_t g_end = min64(j->groups, g + PANEL_GROUPS);
+        unpack_panel(s, kind, w, g, g_end, own->panel);
+        for (int64_t m = 0; m < rows;) {
+            int count = tile_rows(rows - m);
+            tile(j, count, m0 + m, own->panel->codes, g, g_end, values + m * ROWS);
+            if (is_last && g_end == j->groups)
+                store_rows(j, m0 + m, count, group * ROWS, values + m * ROWS, own->gates + m * ROWS);
+            m += count;
         }
     }
 }
 
-int KERNEL(gemm_rows16)(rtp_cpu_device *device, int scheme, int levels, int dtype, void *out, const void *a,
-                        const uint8_t *w, int bias_dtype, const void *bias, int64_t m, int64_t n, int64_t k,
-                        int64_t out_row, int64_t a_row) {
+static void multiply_many(void *argument, int64_t begin, int64_t end, void *scratch) {
+    const job *j = argument;
+    many_scratch *own = scratch;
+    const int64_t bytes = rows16_group_bytes(rows16_of(j->scheme), j->groups);
+    for (int64_t u = begin; u < end; u++) {
+        int64_t first = u % j->group_blocks * j->block_groups, last = min64(j->row_groups, first + j->block_groups);
+        int64_t m0 = u / j->group_blocks * j->block_rows, rows = min64(j->block_rows, j->m - m0);
+        for (int64_t group = first; group < last; group++) {
+            if (j->gate != NO_GATE) multiply_group(j, j->w + group * bytes, group, m0, rows, own, own->gates, 0);
+            multiply_group(j, up_of(j, j->w, group, bytes), group, m0, rows, own, own->values, 1);
+        }
+    }
+}
+
+static int multiply(rtp_cpu_device *device, int scheme, int levels, int gate, int dtype, void *out, const void *a,
+                    const uint8_t *w, int bias_dtype, const void *bias, int64_t m, int64_t n, int64_t k,
+                    int64_t out_row, int64_t a_row) {
     if (!is_scheme(scheme) || levels < 1 || levels > 2 || !is_dtype(dtype) || (bias && !is_dtype(bias_dtype)) ||
         m < 0 || n < 0 || k < 0 || k % rows16_unit(rows16_of(scheme)))
         return RTP_CPU_BAD_ARGUMENT;
     if (m == 0 || n == 0) return RTP_CPU_OK;
     rtp_pool *pool = device->pool;
-    job j = {.dtype = dtype, .bias_dtype = bias_dtype, .scheme = scheme, .levels = levels};
+    job j = {.dtype = dtype, .bias_dtype = bias_dtype, .scheme = scheme, .levels = levels, .gate = gate};
     j.out = out, j.a = a, j.bias = bias, j.w = w;
     j.m = m, j.n = n, j.k = k, j.groups = k / GROUP, j.out_row = out_row, j.a_row = a_row;
     j.row_blocks = div_up(m, MAX_BLOCK_ROWS);
@@ -387,15 +420,29 @@ int KERNEL(gemm_rows16)(rtp_cpu_device *device, int scheme, int levels, int dtyp
     rtp_pool_run(pool, quantize_rows, &j, m, grain_for(3 * k));
 
     j.row_groups = div_up(n, ROWS);
+    const int64_t products = gate == NO_GATE ? 1 : 2; /* of a row group of out */
     if (is_direct) {
-        rtp_pool_run(pool, multiply_few, &j, j.row_groups, grain_for(m * ROWS * k / 4));
+        rtp_pool_run(pool, multiply_few, &j, j.row_groups, grain_for(products * m * ROWS * k / 4));
         return RTP_CPU_OK;
     }
     /* One piece: at most 32 KB of weights, which stay in the second cache; enough pieces for all. */
-    j.block_groups = max64(1, 32768 / max64(1, rows16_group_bytes(rows16_of(scheme), j.groups)));
+    j.block_groups = max64(1, 32768 / max64(1, products * rows16_group_bytes(rows16_of(scheme), j.groups)));
     j.block_groups = min64(j.block_groups, div_up(j.row_groups, 4 * (int64_t)rtp_pool_threads(pool)));
     j.group_blocks = div_up(j.row_groups, j.block_groups);
-    int64_t cost = j.block_rows * j.block_groups * ROWS * k / 4;
+    int64_t cost = products * j.block_rows * j.block_groups * ROWS * k / 4;
     rtp_pool_run(pool, multiply_many, &j, j.row_blocks * j.group_blocks, grain_for(cost));
     return RTP_CPU_OK;
+}
+
+int KERNEL(gemm_rows16)(rtp_cpu_device *device, int scheme, int levels, int dtype, void *out, const void *a,
+                        const uint8_t *w, int bias_dtype, const void *bias, int64_t m, int64_t n, int64_t k,
+                        int64_t out_row, int64_t a_row) {
+    return multiply(device, scheme, levels, NO_GATE, dtype, out, a, w, bias_dtype, bias, m, n, k, out_row, a_row);
+}
+
+int KERNEL(gated_gemm_rows16)(rtp_cpu_device *device, int scheme, int kind, int dtype, void *out, const void *a,
+                              const uint8_t *w, int bias_dtype, const void *bias, int64_t m, int64_t n, int64_t k,
+                              int64_t out_row, int64_t a_row) {
+    if (kind < RTP_CPU_GELU || kind > RTP_CPU_TANH || n % ROWS) return RTP_CPU_BAD_ARGUMENT;
+    return multiply(device, scheme, 1, kind, dtype, out, a, w, bias_dtype, bias, m, n, k, out_row, a_row);
 }

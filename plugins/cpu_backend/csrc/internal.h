@@ -15,9 +15,10 @@
 /* Every kernel once: the table, the ISA's definition of it and the public entry follow this list. */
 /* clang-format off */
 #define RTP_KERNELS(X)                                                                                                 \
-    X(binary) X(activation) X(gated_activation) X(cast) X(norm) X(softmax) X(rope) X(gather_rows) X(top_k) X(sample)   \
-    X(copy) X(gemm) X(rows16_pack) X(gemm_rows16) X(rows16_unpack) X(quantize) X(dequantize) X(kv_write) X(kv_gather)          \
-    X(decode_attention) X(context_attention) X(encoder_attention) X(encoder_layer)
+    X(binary) X(activation) X(gated_activation) X(cast) X(norm) X(softmax) X(rope) X(gather_rows) X(top_k)             \
+    X(sample) X(copy) X(gemm) X(rows16_pack) X(gemm_rows16) X(gated_gemm_rows16) X(rows16_unpack) X(quantize)          \
+    X(dequantize) X(kv_write) X(kv_gather) X(decode_attention) X(context_attention) X(encoder_attention)               \
+    X(encoder_layer)
 /* clang-format on */
 
 struct rtp_cpu_kernels {

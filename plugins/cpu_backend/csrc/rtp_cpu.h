@@ -183,6 +183,12 @@ int rtp_cpu_gemm_rows16(rtp_cpu_device *device, int scheme, int levels, int dtyp
                         const uint8_t *w, int bias_dtype, const void *bias, int64_t m, int64_t n, int64_t k,
                         int64_t out_row, int64_t a_row);
 
+/* out[m, n] = kind(a . w[n] + bias[n]) * (a . w[N + n] + bias[N + n]), a quantized as by gemm_rows16 at one level.
+   w: rows16 of [2 N, k], bias: [2 N], N a multiple of 16. */
+int rtp_cpu_gated_gemm_rows16(rtp_cpu_device *device, int scheme, int kind, int dtype, void *out, const void *a,
+                              const uint8_t *w, int bias_dtype, const void *bias, int64_t m, int64_t n, int64_t k,
+                              int64_t out_row, int64_t a_row);
+
 /* Rows of a rows16 weight as numbers. ids: [count] rows, or NULL for rows 0..count-1. out: [count, k]. */
 int rtp_cpu_rows16_unpack(rtp_cpu_device *device, int scheme, int dtype, void *out, const uint8_t *w,
                           const int32_t *ids, int64_t count, int64_t n, int64_t k, int64_t out_row);

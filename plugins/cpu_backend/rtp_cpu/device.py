@@ -399,6 +399,15 @@ class CpuDevice(Device):
         quantized.gemm(self, self._native, x, weight.weight, weight.bias, logits, levels=2)
         return logits
 
+    @overrides("ffn_layer", impl="cpu.ffn_layer", handles={"bias"}, when=_has_quantized_weights)
+    def _ffn_layer(self, x: Buffer, weights: FfnWeights, *, out: Buffer | None = None) -> Buffer:
+        """The default, where gate and up meet in the product itself; of other forms, the default."""
+        if not quantized.can_gate(x, weights):
+            return super().ffn_layer(x, weights, out=out)
+        inner = self.alloc((x.shape[0], weights.down.weight.shape[1]), x.dtype, "ffn_layer")
+        quantized.gated_gemm(self._native, x, weights.up[0], weights.activation, inner)
+        return self.linear(inner, weights.down, out=out)
+
     def quantize(self, x: Buffer, scheme: QuantScheme) -> QBuffer:
         return quantized.quantize(self, self._native, self._contiguous(x), scheme)
 

@@ -20,6 +20,7 @@ MANIFEST = Manifest(
             handles=frozenset({"bias", "layer_norm"}),
             is_conditional=True,
         ),
+        DeclaredOverride("ffn_layer", "cpu.ffn_layer", handles=frozenset({"bias"}), is_conditional=True),
         DeclaredOverride("gated_activation", "cpu.gated_activation"),
         DeclaredOverride("lm_head", "cpu.lm_head", handles=frozenset({"bias"}), is_conditional=True),
         DeclaredOverride("sample", "cpu.sample"),

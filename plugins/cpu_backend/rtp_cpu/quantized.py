@@ -10,12 +10,26 @@ from typing import Any
 
 import numpy as np
 
-from rtp_core.plugin import Buffer, ContractError, Device, DeviceError, QBuffer, QuantScheme, dtypes
+from rtp_core.plugin import (
+    Buffer,
+    ContractError,
+    Device,
+    DeviceError,
+    FfnWeights,
+    Linear,
+    QBuffer,
+    QuantScheme,
+    dtypes,
+)
 from rtp_cpu._native import ffi, lib
-from rtp_cpu.native import DTYPES, NULL, SCHEMES, Native, mismatch, pointer
+from rtp_cpu.native import DTYPES, KINDS, NULL, SCHEMES, Native, mismatch, pointer
 from rtp_cpu.views import rows_of
 
 ROWS16 = "rows16"
+ROWS = 16  # of a group
+FEW_ROWS = (
+    24  # of activations: they wait for the weights, and gate's and up's in turn come slower than one after the other
+)
 
 _cast = ffi.cast
 _TYPES = {
@@ -97,6 +111,37 @@ def gemm(
         bias_code, bias_pointer, rows.number, n, k, to.stride, rows.stride,
     ):  # fmt: skip
         native.fail(status, "gemm", a, b, bias, out)
+
+
+def can_gate(x: Buffer, ffn: FfnWeights) -> bool:
+    """Whether `gated_gemm` takes these and pays: gate and up in one matrix, whose halves are whole groups of rows."""
+    if not ffn.is_gated or len(ffn.up) != 1 or x.shape[0] <= FEW_ROWS:
+        return False
+    weight = ffn.up[0].weight
+    is_packed = isinstance(weight, QBuffer) and weight.layout == ROWS16 and weight.shape[0] % (2 * ROWS) == 0
+    return is_packed and x.dtype in DTYPES and rows_of(x) is not None
+
+
+def gated_gemm(native: Native, a: Buffer, linear: Linear, activation: str, out: Buffer) -> None:
+    """out [M, F] = activation(a @ gate.T) * (a @ up.T), each with its bias; `linear` is both, [2F, K]."""
+    b, bias = linear.weight, linear.bias
+    rows, to = rows_of(a), rows_of(out)
+    f = b.shape[0] // 2
+    if (
+        rows is None
+        or to is None
+        or rows.width != b.shape[1]
+        or out.shape != (rows.number, f)
+        or (bias is not None and bias.shape != (2 * f,))
+    ):
+        raise mismatch("ffn_layer", a, b, bias, out)
+    assert isinstance(b, QBuffer)
+    bias_code, bias_pointer = (0, NULL) if bias is None else (DTYPES[bias.dtype], pointer(bias))
+    if status := lib.rtp_cpu_gated_gemm_rows16(
+        native.handle, SCHEMES[b.scheme.name], KINDS[activation], DTYPES[a.dtype], pointer(out), pointer(a), pointer(b),
+        bias_code, bias_pointer, rows.number, f, b.shape[1], to.stride, rows.stride,
+    ):  # fmt: skip
+        native.fail(status, "ffn_layer", a, b, bias, out)
 
 
 def unpack(device: Device, native: Native, x: QBuffer, ids: Buffer | None, out: Buffer) -> Buffer:

@@ -16,11 +16,13 @@ from rtp_core.plugin import (
     Device,
     DeviceError,
     DType,
+    FfnWeights,
     Linear,
     QBuffer,
     QuantScheme,
     dtypes,
 )
+from rtp_cpu import quantized
 from rtp_cpu.manifest import MANIFEST
 
 SCHEMES = [Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0]
@@ -125,6 +127,29 @@ def test_gemm_of_a_prepared_weight_is_exact_but_for_the_activations(
         got = device.gemm(put(device, a), b, bias=put(device, bias), trans_b=True)
         assert got.dtype is dtype
         assert np.all(np.abs(wide(got.numpy()) - expected) <= 4e-6 * size + TOLERANCE[dtype] * np.abs(expected))
+
+
+@by_scheme
+@pytest.mark.parametrize("rows", [24, 25, 96, 401])
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
+def test_gate_and_up_meet_in_their_product(
+    device: Device, rng: np.random.Generator, scheme: QuantScheme, rows: int, activation: str
+) -> None:
+    inner, k = scheme.unit, 2 * scheme.unit
+    both, values = weight(device, rng, scheme, 2 * inner, k)
+    down, _ = weight(device, rng, scheme, k, inner)
+    x, bias = rng.standard_normal((rows, k)).astype(np.float32), rng.standard_normal(2 * inner).astype(np.float32)
+    up = Linear(device.prepare_weight(both, "up"), device.upload(bias, "up"))
+    ffn = FfnWeights((up,), Linear(device.prepare_weight(down, "down")), activation)
+    got, place = device._ffn_layer(put(device, x), ffn), put(device, x)
+    np.testing.assert_array_equal(got.numpy(), device.linear(device._up(place, ffn), ffn.down).numpy())
+    h = device.alloc((rows, inner), dtypes.float32, "h")
+    quantized.gated_gemm(device._native, place, up, activation, h)
+    gates, ups = np.split(as_int8_groups(x) @ wide(values).T + bias, 2, axis=1)
+    gate_size, size = np.split(np.abs(as_int8_groups(x)) @ np.abs(wide(values)).T + np.abs(bias), 2, axis=1)
+    activated = wide(reference_ops.activation(gates.astype(np.float32), activation))
+    bound = 8e-6 * (gate_size * np.abs(ups) + size * np.abs(activated) + 1)  # no activation is steeper than 1.2
+    assert np.all(np.abs(wide(h.numpy()) - activated * ups) <= bound)
 
 
 @by_scheme

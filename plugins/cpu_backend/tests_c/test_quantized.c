@@ -2,7 +2,7 @@
 
 #include "driver.h"
 
-enum { GROUP = 32, SUPER = 256, FORMS = 8 };
+enum { GROUP = 32, SUPER = 256, ROWS = 16, FORMS = 8 };
 
 /* The schemes of rtp_cpu.h, spelt out. */
 typedef struct {
@@ -111,6 +111,27 @@ static void product(rtp_cpu_device *device, int scheme, int levels, int dtype, c
     tensor_free(&a), tensor_free(&bias), tensor_free(&out);
 }
 
+/* Gate and up are the halves of a weight: what the product and then the activation give, to the bit. */
+static void gated(rtp_cpu_device *device, int scheme, const uint8_t *packed, int64_t m, int64_t n, int64_t k) {
+    const int64_t half = n / 2;
+    tensor a = tensor_random(RTP_CPU_F32, m * k), bias = tensor_random(RTP_CPU_F32, n);
+    tensor both = tensor_random(RTP_CPU_F32, m * n), expected = tensor_random(RTP_CPU_F32, m * half);
+    tensor out = tensor_random(RTP_CPU_F32, m * half);
+    require(!rtp_cpu_gemm_rows16(device, scheme, 1, RTP_CPU_F32, both.data, a.data, packed, RTP_CPU_F32, bias.data, m, n, k,
+                                 n, k),
+            "gemm_rows16");
+    for (int kind = RTP_CPU_GELU; kind <= RTP_CPU_TANH; kind++) {
+        require(!rtp_cpu_gated_activation(device, kind, RTP_CPU_F32, expected.data, both.data, (float *)both.data + half, m,
+                                          half, half, n, n),
+                "gated_activation");
+        require(!rtp_cpu_gated_gemm_rows16(device, scheme, kind, RTP_CPU_F32, out.data, a.data, packed, RTP_CPU_F32,
+                                           bias.data, m, half, k, half, k),
+                "gated_gemm_rows16");
+        require(!memcmp(out.data, expected.data, (size_t)(m * half) * 4), "a gated product is a product, gated");
+    }
+    tensor_free(&a), tensor_free(&bias), tensor_free(&both), tensor_free(&expected), tensor_free(&out);
+}
+
 static void rows(rtp_cpu_device *device, int scheme, int dtype, const weight *w, const uint8_t *packed,
                  const float *numbers, int64_t n, int64_t k) {
     enum { COUNT = 3 };
@@ -188,6 +209,7 @@ static void quantized(rtp_cpu_device *device, int scheme, int dtype, int64_t m, 
     }
     for (int levels = 1; levels <= 2; levels++)
         product(device, scheme, levels, dtype, packed, numbers.values, sizes, m, n, k);
+    if (n % (2 * ROWS) == 0) gated(device, scheme, packed, m, n, k);
     if (n) rows(device, scheme, dtype, &w, packed, numbers.values, n, k);
     quantize(device, scheme, &numbers, &w, n, k);
     weight_free(&w);
@@ -209,6 +231,12 @@ static void refusals(rtp_cpu_device *device) {
         require(rtp_cpu_gemm_rows16(device, scheme, 3, 0, NULL, NULL, NULL, 0, NULL, 1, 1, unit, 1, 1) ==
                     RTP_CPU_BAD_ARGUMENT,
                 "three levels");
+        require(rtp_cpu_gated_gemm_rows16(device, scheme, RTP_CPU_SILU, 0, NULL, NULL, NULL, 0, NULL, 1, 8, unit, 8, unit) ==
+                    RTP_CPU_BAD_ARGUMENT,
+                "gate and up that share a group of rows");
+        require(rtp_cpu_gated_gemm_rows16(device, scheme, RTP_CPU_TANH + 1, 0, NULL, NULL, NULL, 0, NULL, 1, 16, unit, 16,
+                                          unit) == RTP_CPU_BAD_ARGUMENT,
+                "no such activation");
         require(rtp_cpu_rows16_pack(device, scheme, NULL, wrong, 1, unit) == RTP_CPU_BAD_ARGUMENT, "other parts");
         require(rtp_cpu_quantize(device, scheme, 0, wrong, NULL, 1, unit, unit) == RTP_CPU_BAD_ARGUMENT, "other parts");
         if (!is_scheme) continue;
@@ -233,7 +261,8 @@ void test_quantized(rtp_cpu_device *device) {
                 quantized(device, scheme, dtype, few[i][0], few[i][1], few[i][2] * unit);
         for (unsigned i = 0; !is_brief && i < sizeof more / sizeof *more; i++)
             quantized(device, scheme, (int)i % 3, more[i][0], more[i][1], more[i][2] * unit);
-        quantized(device, scheme, RTP_CPU_F32, 9, 17, 4 * SUPER); /* more groups than a panel has */
+        quantized(device, scheme, RTP_CPU_F32, 9, 32, unit);
+        quantized(device, scheme, RTP_CPU_F32, 29, 32, 4 * SUPER); /* more groups than a panel has */
     }
     refusals(device);
 }
