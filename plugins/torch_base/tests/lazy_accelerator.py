@@ -9,14 +9,14 @@ nothing between them that orders them, are an OrderError, whether or not it woul
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_iter, tree_map_only
 
 from rtp_core.plugin import host_memory_info
 
@@ -218,47 +218,85 @@ class LazyTensor(torch.Tensor):
     def data_ptr(self) -> int:
         return self.content.data_ptr()
 
+    def as_strided(self, *form: Any) -> LazyTensor:
+        return LazyTensor(self.content.as_strided(*form), self.accelerator)  # the most frequent op, on a shorter way
+
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        accelerator = next(x.accelerator for x in tree_iter((args, kwargs)) if isinstance(x, LazyTensor))
-        inner_args, inner_kwargs = tree_map_only(LazyTensor, lambda x: x.content, (args, kwargs))
-        returns = [r.alias_info for r in func._schema.returns]
-        if any(alias is not None and not alias.is_write for alias in returns):
-            views = func(*inner_args, **inner_kwargs)
-            return tree_map_only(Tensor, lambda x: cls(x, accelerator), views)
-        written = _written(func, args, kwargs)
-        touched = [(x, False) for x in tree_iter((inner_args, inner_kwargs)) if isinstance(x, Tensor)]
-        if written:
-            results: Any = tuple(written)
-            touched += [(getattr(x, "content", x), True) for x in written]
+        form, tensors = _form(func), list(_tensors((*args, *(kwargs or {}).values())))
+        accelerator = next(x.accelerator for x in tensors if isinstance(x, LazyTensor))
+        inner_args, inner_kwargs = _map(_content, args), _map(_content, kwargs or {})
+        if form.is_view:
+            return _map(lambda x: cls(x, accelerator), func(*inner_args, **inner_kwargs))
+        touched = [(_content(x), False) for x in tensors]
+        if form.written:
+            named = dict(zip(form.names, args, strict=False)) | (kwargs or {})
+            results = tuple(named[name] for name in form.written)
+            touched += [(_content(x), True) for x in results]
             accelerator.issue(lambda: func(*inner_args, **inner_kwargs), touched, str(func))
         else:
             made = _outlined(func, inner_args, inner_kwargs)
             touched += [(x, True) for x in made]
             accelerator.issue(lambda: _fill(made, func(*inner_args, **inner_kwargs)), touched, str(func))
             results = tuple(cls(x, accelerator) for x in made)
-        if func is torch.ops.aten.copy_.default and not isinstance(args[0], LazyTensor) and not _is_lazy_copy(args):
-            accelerator.synchronize()
-        return results[0] if len(returns) == 1 else results
+        if form.is_copy and not isinstance(args[0], LazyTensor) and not any(args[2:]):
+            accelerator.synchronize()  # a copy to the host that is not said to be non-blocking
+        return results[0] if form.num_results == 1 else results
 
 
-def _is_lazy_copy(args: Sequence[Any]) -> bool:
-    return len(args) > 2 and bool(args[2])
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """What an op's schema says. `written`: the parameters that it writes, in the order in which it returns them."""
+
+    names: tuple[str, ...]
+    written: tuple[str, ...]
+    num_results: int
+    is_view: bool
+    is_copy: bool
 
 
-def _written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Tensor]:
-    """The tensors that an op writes, in the order in which it returns them."""
-    named = dict(zip([a.name for a in func._schema.arguments], args, strict=False)) | kwargs
-    return [named[a.name] for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
+@cache
+def _form(func: Any) -> _Form:
+    arguments, returns = func._schema.arguments, func._schema.returns
+    return _Form(
+        tuple(a.name for a in arguments),
+        tuple(a.name for a in arguments if a.alias_info is not None and a.alias_info.is_write),
+        len(returns),
+        any(r.alias_info is not None and not r.alias_info.is_write for r in returns),
+        func is torch.ops.aten.copy_.default,
+    )
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, tuple | list):
+            yield from _tensors(value)
+
+
+def _map(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """The same with other tensors."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, tuple | list):
+        return [_map(function, item) for item in value]
+    return {name: _map(function, item) for name, item in value.items()} if isinstance(value, dict) else value
+
+
+def _content(x: Tensor) -> Tensor:
+    return x.content if isinstance(x, LazyTensor) else x
 
 
 def _outlined(func: Any, args: Any, kwargs: Any) -> tuple[Tensor, ...]:
     """New tensors of the shapes that an op would return; they hold nothing yet."""
-    onto_meta = tree_map_only(Tensor, lambda x: x.to("meta"), (args, kwargs))
-    results = func(*onto_meta[0], **onto_meta[1])
+    results = func(*_map(_on_meta, args), **_map(_on_meta, kwargs))
     results = results if isinstance(results, tuple | list) else (results,)
     return tuple(torch.full_like(x, 77, device="cpu") for x in results)
+
+
+def _on_meta(x: Tensor) -> Tensor:
+    return x.to("meta")
 
 
 def _fill(targets: Sequence[Tensor], results: Any) -> None:
