@@ -19,6 +19,7 @@ class Gpu:
         """Raises DeviceError where torch cannot compute on it."""
         self._device = torch.device("cuda", index)
         try:
+            torch.cuda.init()
             torch.cuda.set_device(self._device)  # kernels that are not torch's go to the current device
             torch.ones(1, device=self._device).add_(1).item()
         except (AssertionError, RuntimeError) as error:  # a torch without GPUs asserts

@@ -18,9 +18,9 @@ def test_the_device_passes_at_full() -> None:
     assert len(outcomes) > 2000
 
 
-@pytest.mark.parametrize("group", ["contract", "composites", "honesty"])
+@pytest.mark.parametrize("group", ["contract", "composites"])
 def test_an_override_of_the_tests_own_does_what_its_default_does(group: str) -> None:
     subject = Subject.of_class(LazyGraphsDevice)
     found = [case for case in cases(subject, group) if group == "contract" or "decoder_self_attention" in case.name]
-    assert found or group == "honesty"
-    assert [run_case(case, subject).message for case in found if not run_case(case, subject).has_passed] == []
+    assert found
+    assert [outcome.message for outcome in (run_case(case, subject) for case in found) if outcome.message] == []
