@@ -1,4 +1,4 @@
-"""Builds the wheels of core and rtp-cpu, installs them into a clean environment, and uses them from there.
+"""Builds the wheels of core and of our plugins, installs them into a clean environment, and uses them from there.
 
     python tests/package/check_wheels.py
 

@@ -74,11 +74,10 @@ def _version_problem(served: tuple[int, int], build: TorchBuild) -> str:
     wanted = build.cuda or ""
     if served[0] >= int(wanted.partition(".")[0]):
         return ""
+    why = f"NVIDIA's driver is too old: it serves CUDA {served[0]}.{served[1]}, torch {build.version} needs {wanted}"
     older = _OLDER_TORCH.get(served[0])
-    return (
-        f"NVIDIA's driver is too old: it serves CUDA {served[0]}.{served[1]}, and torch {build.version} needs {wanted}; "
-        f"update the driver{f', or pip install --force-reinstall torch --index-url {_WHEELS}/{older}' if older else ''}"
-    )
+    other = f", or pip install --force-reinstall torch --index-url {_WHEELS}/{older}" if older else ""
+    return f"{why}; update the driver{other}"
 
 
 def report() -> dict[str, str]:

@@ -62,5 +62,3 @@ class Accelerator(Protocol):
 
     def release(self) -> None:
         """Give back what torch keeps for later, as far as nobody holds it."""
-
-

@@ -59,7 +59,7 @@ class Gpu:
         return torch.cuda.Stream(self._device)
 
     def on(self, stream: torch.cuda.Stream) -> AbstractContextManager[Any]:
-        return torch.cuda.stream(stream)
+        return torch.cuda.stream(stream)  # type: ignore[no-any-return]
 
     def new_event(self) -> torch.cuda.Event:
         return torch.cuda.Event()

@@ -6,7 +6,6 @@ operands are widened first.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -73,9 +72,7 @@ def activation(x: Tensor, kind: str, out: Tensor, scratch: Scratch) -> None:
     _ACTIVATIONS[kind](x if x.dtype == out.dtype else widened(x, scratch), out)
 
 
-def softmax(
-    x: Tensor, scale: float, softcap: float | None, mask: Tensor | None, out: Tensor, scratch: Scratch
-) -> None:
+def softmax(x: Tensor, scale: float, softcap: float | None, mask: Tensor | None, out: Tensor, scratch: Scratch) -> None:
     if not x.numel():
         return
     y = torch.mul(widened(x, scratch), scale, out=scratch(x.shape))

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))  # for the modules beside this one, from whatever folder pytest is started
+sys.path.insert(0, str(Path(__file__).parent))  # for the modules beside this one, wherever pytest is started
 
 from lazy_device import LazyDevice, LazyGraphsDevice, open_device
 
 BUDGET = 64 << 20  # bytes
+METADATA = "Metadata-Version: 2.1\nName: rtp-torch-lazy\nVersion: 0.1\nRequires-Dist: rtp-core\n"
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -38,7 +39,7 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     site = tmp_path_factory.mktemp("site")
     info = site / "rtp_torch_lazy-0.1.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: rtp-torch-lazy\nVersion: 0.1\nRequires-Dist: rtp-core\n")
+    (info / "METADATA").write_text(METADATA)
     kinds = "".join(f"{kind} = lazy_plugin:{kind}\n" for kind in ("lazy", "lazy_graphs"))
     (info / "entry_points.txt").write_text(f"[rtp.devices]\n{kinds}")
     with pytest.MonkeyPatch.context() as patch:

@@ -17,8 +17,8 @@ def ints(*values: int) -> NDArray[np.int32]:
 
 
 def test_a_replay_computes_on_what_the_buffers_hold_by_then(device: LazyDevice) -> None:
-    rng = np.random.default_rng(1)
-    table, ids = device.upload(rng.standard_normal((9, 7)).astype(np.float32), "table"), device.upload(ints(0, 0), "ids")
+    numbers = np.random.default_rng(1).standard_normal((9, 7)).astype(np.float32)
+    table, ids = device.upload(numbers, "table"), device.upload(ints(0, 0), "ids")
     results: list[Buffer] = []
 
     def compute() -> Buffer:
