@@ -6,9 +6,11 @@ A vendor derives from it with a manifest and an `Accelerator`, and overrides the
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Self
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from rtp_core.plugin import (
     Buffer,
@@ -28,6 +30,7 @@ from rtp_core.plugin import (
 )
 from rtp_torch import matmul, quantized, tensor_ops
 from rtp_torch.accelerator import Accelerator
+from rtp_torch.communicator import TorchCommunicator
 from rtp_torch.in_flight import DeviceEvent, InFlight
 from rtp_torch.memory import DeviceMemory
 from rtp_torch.recording import Recorder
@@ -42,13 +45,18 @@ class TorchDevice(Device):
     alignment = 256
     kv_layout = KVLayout(block_size=32, alignment=256)
 
-    def __init__(self, info: DeviceInfo, config: DeviceConfig, accelerator: Accelerator) -> None:
+    def __init__(
+        self, info: DeviceInfo, config: DeviceConfig, accelerator: Accelerator, *, group: ProcessGroup | None = None
+    ) -> None:
+        """`group`: the processes that run one model together; None: this one alone."""
         self._accelerator = accelerator
         self.space = MemorySpace(info.id, host_addressable=False)
         self.default_dtype = accelerator.default_dtype
         super().__init__(info, config)
         self._copies, self._in_flight = accelerator.new_stream(), InFlight()
         self._staging, self._recorder = Staging(accelerator), Recorder(accelerator)
+        self._group = group
+        self._join()
 
     # -- memory --------------------------------------------------------------------------------------------------
 
@@ -64,6 +72,15 @@ class TorchDevice(Device):
         if self._in_flight:
             self._in_flight.settle()
         return super().alloc(shape, dtype, tag)
+
+    def over(self, region: Region) -> Self:
+        twin = super().over(region)
+        twin._join()  # what collectives need is the twin's own memory
+        return twin
+
+    def _join(self) -> None:
+        if self._group is not None:
+            self.communicator = TorchCommunicator(self._group, self.alloc, self._see)
 
     def rehearsal(self) -> Device:
         return rehearsing(self)

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from rtp_core.plugin import Buffer, Event, Region
+from rtp_torch.communicator import TorchCommunicator
 from rtp_torch.memory import DeviceMemory
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ def rehearsing(device: TorchDevice) -> TorchDevice:
     """A twin whose ops run as they are over memory that is not there, so that each asks for what it would ask for."""
     twin = device.over(Region(device.space, _BASE, _NBYTES))
     twin._memory = DeviceMemory(torch.empty(_NBYTES, dtype=torch.uint8, device="meta"), _BASE)
+    if isinstance(twin.communicator, TorchCommunicator):
+        twin.communicator = twin.communicator.rehearsing(twin.alloc)
     return twin.bound(_SERVICES)
 
 

@@ -1,4 +1,4 @@
-"""What only a GPU can tell, on the one that is there: `tox -e cuda`, `tox -e rocm`. Without one, a skip that says why."""
+"""What only a GPU can tell: `tox -e cuda`, `tox -e rocm`. Without one, a skip that says why."""
 
 from __future__ import annotations
 
