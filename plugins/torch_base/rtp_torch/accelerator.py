@@ -12,8 +12,8 @@ from torch import Tensor
 class AcceleratorEvent(Protocol):
     """A point in a stream: `torch.cuda.Event` is one."""
 
-    def record(self) -> None:
-        """Mark what the current stream has been given so far."""
+    def record(self, stream: Any) -> None:
+        """Mark what the stream has been given so far."""
 
     def query(self) -> bool:
         """Whether it has passed; one that was never recorded has."""

@@ -105,11 +105,11 @@ class TorchDevice(Device):
     def non_blocking_copy(self, dst: Buffer, src: Buffer) -> Event:
         self._recorder.refuse_host()
         ready, passed = self._accelerator.new_event(), self._accelerator.new_event()
-        ready.record()
+        ready.record(self._accelerator.current_stream())
         self._copies.wait_event(ready)  # both ends may be in use by what was asked for before
         with self._accelerator.on(self._copies):
             self._move(dst, src, non_blocking=True)
-            passed.record()
+            passed.record(self._copies)
         self._in_flight.hold(passed, (dst, src))
         return DeviceEvent(self._accelerator, passed, self._in_flight)
 
@@ -132,7 +132,7 @@ class TorchDevice(Device):
 
     def event(self) -> Event:
         event = self._accelerator.new_event()
-        event.record()
+        event.record(self._accelerator.current_stream())
         return DeviceEvent(self._accelerator, event, self._in_flight)
 
     def synchronize(self) -> None:
@@ -141,6 +141,8 @@ class TorchDevice(Device):
         self._in_flight.clear()
 
     def capture(self, step: Callable[[], None]) -> Callable[[], None] | None:
+        if self._in_flight:
+            self.synchronize()  # no event can be asked while a graph is recorded
         return self._recorder.capture(step)
 
     # -- element-wise --------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ class Gpu:
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
         self._graph_pool: Any = None
+        self._recording_stream = self.new_stream()
 
     @property
     def default_dtype(self) -> str:
@@ -72,7 +73,9 @@ class Gpu:
             self._graph_pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         # One pool for all: graphs are replayed one at a time, and results lie in the arena.
-        with torch.cuda.graph(graph, pool=self._graph_pool):
+        with torch.cuda.graph(
+            graph, pool=self._graph_pool, stream=self._recording_stream, capture_error_mode="thread_local"
+        ):
             step()
         return graph.replay  # type: ignore[no-any-return]
 

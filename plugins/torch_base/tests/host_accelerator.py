@@ -15,9 +15,20 @@ from rtp_core.plugin import DeviceConfig, DeviceInfo, Manifest, host_memory_info
 from rtp_torch.device import TorchDevice
 
 
-class HostAccelerator:
-    """Its own stream and event, which never has anything to wait for."""
+class Passed:
+    """A stream and an event of an accelerator that never has anything to wait for."""
 
+    def record(self, stream: Passed) -> None: ...
+
+    def query(self) -> bool:
+        return True
+
+    def synchronize(self) -> None: ...
+
+    def wait_event(self, event: Passed) -> None: ...
+
+
+class HostAccelerator:
     default_dtype = "float32"
 
     def memory_info(self) -> tuple[int, int]:
@@ -28,25 +39,18 @@ class HostAccelerator:
 
     pinned = reserve
 
-    def current_stream(self) -> HostAccelerator:
-        return self
+    def new_event(self) -> Passed:
+        return Passed()
 
-    new_stream = new_event = current_stream
+    current_stream = new_stream = new_event
 
-    def on(self, stream: HostAccelerator) -> AbstractContextManager[None]:
+    def on(self, stream: Passed) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def wait_event(self, event: HostAccelerator) -> None: ...
-
-    def record(self, step: Callable[[], None] | None = None) -> Callable[[], None]:
-        if step is not None:
-            step()
-        return lambda: None
-
-    def query(self) -> bool:
-        return True
-
     def synchronize(self) -> None: ...
+
+    def record(self, step: Callable[[], None]) -> Callable[[], None]:
+        return step
 
     def release(self) -> None: ...
 

@@ -88,11 +88,12 @@ class LazyEvent:
         self.stream: LazyStream | None = None
         self.position, self.after = 0, Clock()
 
-    def record(self) -> None:
-        self.stream = self._accelerator.current
+    def record(self, stream: LazyStream) -> None:
+        self.stream = stream
         self.position, self.after = self.stream.issued, self.stream.after()
 
     def query(self) -> bool:
+        assert self._accelerator.recorded is None, "an event is asked while a graph is recorded"
         return self.stream is None or self.stream.done >= self.position
 
     def synchronize(self) -> None:

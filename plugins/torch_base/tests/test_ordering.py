@@ -10,7 +10,7 @@ from lazy_accelerator import LazyEvent, LazyStream, OrderError
 from lazy_device import LazyDevice
 from numpy.typing import NDArray
 
-from rtp_core.plugin import Buffer, dtypes
+from rtp_core.plugin import Buffer, DeviceError, dtypes
 from rtp_torch.in_flight import InFlight
 from rtp_torch.staging import SLOTS
 
@@ -94,6 +94,19 @@ def test_copies_and_ops_take_turns_in_memory(device: LazyDevice) -> None:
     for seed in range(20):
         expected += numbers(seed) * numbers(seed)
     np.testing.assert_array_equal(device.download(total), expected)
+
+
+def test_a_read_only_array_is_no_target(device: LazyDevice) -> None:
+    landing = np.zeros(SHAPE, np.float32)
+    landing.flags.writeable = False
+    with pytest.raises(DeviceError, match="read-only"):
+        device.copy(Buffer.borrow(landing), device.upload(numbers(), "x"))
+
+
+def test_copies_that_are_under_way_do_not_hinder_a_recording(device: LazyDevice) -> None:
+    x = device.upload(numbers(), "x")
+    device.non_blocking_copy(new(device), x)
+    assert device.capture(lambda: (device.add(x, x), None)[1]) is not None
 
 
 # -- what is not is found ------------------------------------------------------------------------------------------
