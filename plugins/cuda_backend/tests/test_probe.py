@@ -86,11 +86,11 @@ def test_without_the_library_the_bus_tells_whether_a_driver_is_missing(
     assert found.reason.startswith(reason)
 
 
-def test_without_the_hardware_it_takes_milliseconds_and_imports_no_torch(tmp_path: Path) -> None:
+def test_without_the_hardware_it_takes_milliseconds_and_imports_no_torch_and_no_arithmetic(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from rtp_cuda.probe import probe; start = time.perf_counter();"
         f"found = probe(Path({str(tmp_path)!r}), 'libno-such-cuda.so.1'); took = time.perf_counter() - start;"
-        "assert not found; assert took < 0.1, took; assert 'torch' not in sys.modules"
+        "assert not found; assert took < 0.1, took; assert not {'torch', 'numpy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

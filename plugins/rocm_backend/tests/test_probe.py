@@ -129,11 +129,11 @@ def test_no_free_memory(root: Path) -> None:
     refused(root, "no memory is free: rocm:0 has 5 of 65536 MiB, rocm:1 has 6 of 65536 MiB; rocm-smi --show")
 
 
-def test_without_the_hardware_it_takes_milliseconds_and_imports_no_torch(tmp_path: Path) -> None:
+def test_without_the_hardware_it_takes_milliseconds_and_imports_no_torch_and_no_arithmetic(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from rtp_rocm.probe import probe; start = time.perf_counter();"
         f"found = probe(Path({str(tmp_path)!r})); took = time.perf_counter() - start;"
-        "assert not found; assert took < 0.1, took; assert 'torch' not in sys.modules"
+        "assert not found; assert took < 0.1, took; assert not {'torch', 'numpy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
