@@ -3,7 +3,7 @@
     python docs/generate.py            write docs/op-reference.md and docs/devices.md
     python docs/generate.py --check    end with 1 where one of them is stale
 
-Needs rtp-core, rtp-cpu and the test devices installed; no hardware: only manifests are read.
+Needs rtp-core, our plugins and the test devices installed; no hardware and no torch: only manifests are read.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from rtp_core.device.op import OpSpec
 from rtp_core.device.reference_plugin import MANIFEST as REF
 from rtp_core.plugin import ACTIVATIONS, OPS, PLUGIN_API, Device, Manifest
 from rtp_cpu.manifest import MANIFEST as CPU
+from rtp_cuda.manifest import MANIFEST as CUDA
+from rtp_rocm.manifest import MANIFEST as ROCM
 from rtp_test_devices.handle_plugin import MANIFEST as HANDLE
 
 FOLDER = Path(__file__).parent
-DEVICES: tuple[Manifest, ...] = (REF, CPU, HANDLE)
+DEVICES: tuple[Manifest, ...] = (REF, CPU, CUDA, ROCM, HANDLE)
 LEVELS = {
     0: "Primitives: every device implements them. The list is frozen within an API major",
     1: "Fused element-wise work, made of primitives",

@@ -15,7 +15,7 @@ import rtp_core.plugin
 ROOT = Path(__file__).parents[2]
 CORE = ROOT / "core" / "rtp_core"
 PACKAGES = {"rtp_test_devices": ROOT / "tests" / "devices" / "rtp_test_devices"} | {
-    folder.name: folder for folder in sorted((ROOT / "plugins").glob("*_backend/rtp_*")) if folder.is_dir()
+    folder.name: folder for folder in sorted((ROOT / "plugins").glob("*/rtp_*")) if folder.is_dir()
 }
 
 # Vendors, their SDKs and instruction sets, as whole words; in names like rtp_cuda or has_avx2 the parts count too.
@@ -30,7 +30,8 @@ HARDWARE = re.compile(
 def floors() -> dict[str, int]:
     """The floor of everything right under rtp_core, from the workspace's import contract; 0 is the lowest."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    (layers,) = [c["layers"] for c in settings["tool"]["importlinter"]["contracts"] if c["type"] == "layers"]
+    contracts = [c["layers"] for c in settings["tool"]["importlinter"]["contracts"] if c["type"] == "layers"]
+    (layers,) = [layers for layers in contracts if layers[0].startswith("rtp_core.")]
     return {
         name.strip().removeprefix("rtp_core."): number
         for number, layer in enumerate(reversed(layers))
@@ -107,6 +108,14 @@ def test_plugins_import_the_public_contract_alone(package: str) -> None:
         if module.split(".")[0] == "rtp_core" and module != "rtp_core.plugin"
     ]
     assert wrong == []
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_plugins_import_of_each_other_only_the_bases_that_they_require(package: str) -> None:
+    project = tomllib.loads((PACKAGES[package].parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    required = {re.split(r"[^\w-]", requirement)[0].replace("-", "_") for requirement in project["dependencies"]}
+    imported = {module.split(".")[0] for path in sources(PACKAGES[package]) for _, module in imports_of(path)}
+    assert (imported & set(PACKAGES)) - {package} <= required
 
 
 def test_core_names_no_vendor_and_no_instruction_set() -> None:

@@ -137,7 +137,10 @@ class Services:
         return None
 
     def capture(self, step: Callable[[], None]) -> Callable[[], None] | None:
-        """Run `step` once, recording what it does to the device's memory; return what does the same again.
+        """Run `step`, recording what it does to the device's memory; return what does the same again.
+
+        A device may run it beforehand, for what a first run sets up; the last run is the recorded one, and what it
+        allocates is where the replay writes. Its work need not be done yet: core replays before it reads.
 
         Every replay finds the buffers of the recording at their addresses, with shapes as they were: it reads what they
         hold by then, token ids, positions, slots, context lengths and block tables among them, and writes where

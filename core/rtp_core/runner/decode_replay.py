@@ -113,6 +113,7 @@ class DecodeReplay:
         logits: list[Buffer] = []
 
         def step() -> None:
+            logits.clear()  # of a run before the recorded one, whose memory this one takes again
             hidden = ops.model_forward(self._weights, self._cache.layers, batch)
             logits.append(ops.lm_head(hidden, self._weights.lm_head))
 

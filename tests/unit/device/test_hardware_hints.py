@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from rtp_core.device import hardware_hints as module
+from rtp_core.device import hardware_hints as module, opening
 from rtp_core.device.hardware_hints import hardware_hints, package_of
+from rtp_core.device.loader import load_plugins
 from rtp_core.device.opening import open_device
 from rtp_core.errors import DeviceUnavailableError
 from rtp_core.plugin import DeviceConfig
@@ -78,6 +79,9 @@ def test_no_usable_device_names_what_was_seen_and_the_package_for_it(
 ) -> None:
     (root / "dev" / "kfd").touch()
     monkeypatch.setenv("RTP_PLUGINS", "ref")
+    monkeypatch.setattr(
+        opening, "load_plugins", lambda **options: [p for p in load_plugins(**options) if p.kind == "ref"]
+    )
     with pytest.raises(DeviceUnavailableError, match=r"no usable device.*/dev/kfd.*no plugin of kind rocm") as caught:
         open_device("auto", DeviceConfig())
     assert caught.value.hint == "pip install rtp-rocm"

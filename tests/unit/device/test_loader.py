@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rtp_core.device.loader import Plugin, State, load_plugins
+from rtp_core.device.loader import Plugin, State, installed_kinds, load_plugins
 from rtp_core.device.opening import open_device
 from rtp_core.device.reference import ReferenceDevice
 from rtp_core.errors import ConfigError, ContractError, DeviceError, DeviceUnavailableError
@@ -55,8 +55,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder = tmp_path / "site"
     folder.mkdir()
     before = set(sys.modules)
-    others = {plugin.kind for plugin in load_plugins("ref")} | {"handle", "recorder", "cpu"}
-    monkeypatch.setenv("RTP_PLUGINS", ",".join(f"-{kind}" for kind in sorted(others)))
+    monkeypatch.setenv("RTP_PLUGINS", ",".join(f"-{kind}" for kind in installed_kinds()))
     monkeypatch.syspath_prepend(folder)
     yield folder
     for name in set(sys.modules) - before:

@@ -34,6 +34,7 @@ class Tape:
     copied: list[tuple[int, ...]] = field(default_factory=list)  # shapes
     when_recording: Callable[[Any], object] = lambda attention: None
     is_recordable: Callable[[object], bool] = lambda count: True
+    runs_before: int = 0  # of a step, before it is recorded
     failing_copy: int = 0  # the copy that fails, counted from now
 
 
@@ -45,6 +46,9 @@ class TapeDevice(ReferenceDevice):
         self._tape = Tape()
 
     def capture(self, step: Callable[[], None]) -> Callable[[], None] | None:
+        for _ in range(self._tape.runs_before):
+            step()
+            self._tape.calls = []  # they hold the step's memory
         self._tape.calls = calls = []
         try:
             step()
@@ -181,6 +185,14 @@ def test_a_size_is_recorded_once_and_attention_is_planned_before_every_replay(op
             assert log == [*said, "plan again", "replay"]
 
 
+def test_a_device_may_run_a_step_before_it_records_it(ops: Any) -> None:
+    ops._tape.runs_before = 2
+    rng, replay = np.random.default_rng(8), replay_on(ops)
+    for count in (1, 4, 2, 1):
+        requests = [drawn(rng) for _ in range(count)]
+        assert got(replay, requests) == expected(requests)
+
+
 def test_block_tables_are_brought_when_they_are_others(ops: Any) -> None:
     replay, table = replay_on(ops), (7, 8)
     first = scheduled([1, 2], 2, table)
@@ -227,6 +239,13 @@ def test_its_memory_is_private_and_as_much_as_was_said_however_many_sizes_there_
         assert (stats.private_bytes, stats.public_bytes, stats.persistent_bytes) == (nbytes, 0, 0)
         low = ops.arena.span[1] - nbytes
         assert low <= logits.address < low + STEP_BYTES, "all sizes lie over one another"
+
+
+def test_runs_before_the_recorded_one_take_no_more_than_it_does(ops: Any) -> None:
+    ops._tape.runs_before = 2
+    nbytes = replay_bytes(2 * 64, **SIZES, alignment=ops.alignment)  # hidden and logits of one request
+    cache = SimpleNamespace(block_size=BLOCK_SIZE, layers=())
+    assert not DecodeReplay(ops, SimpleNamespace(lm_head=None), cache, nbytes=nbytes, **SIZES).problem  # type: ignore[arg-type]
 
 
 def test_a_step_that_takes_more_than_it_was_given_says_so(ops: Device) -> None:

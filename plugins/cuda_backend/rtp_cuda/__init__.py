@@ -1,0 +1,1 @@
+"""NVIDIA GPUs as a backend of rtp. Importing this imports no torch."""

@@ -1,0 +1,149 @@
+"""The probe over files as the kernel shows them: the devices, or one reason each with what to do about it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rtp_rocm.probe
+from rtp_core.device.loader import State, load_plugins
+from rtp_core.plugin import DeviceConfig, DeviceError, DeviceInfo, No
+from rtp_rocm.device import RocmDevice
+from rtp_rocm.probe import probe, report
+from rtp_torch.build import TorchBuild
+
+ROCM = TorchBuild("2.9.1+rocm6.4", hip="6.4.43484")
+GIB = 1 << 30
+
+
+def write(path: Path, text: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{text}\n")
+
+
+def add_node(root: Path, number: int, **properties: int) -> None:
+    lines = "\n".join(f"{name} {value}" for name, value in properties.items())
+    write(root / f"sys/class/kfd/kfd/topology/nodes/{number}/properties", lines)
+
+
+def add_gpu(root: Path, number: int, target: int, free: int, name: str = "") -> None:
+    minor = 127 + number
+    add_node(root, number, simd_count=304, gfx_target_version=target, drm_render_minor=minor, unique_id=0xABC0 + number)
+    card = root / f"sys/class/drm/renderD{minor}/device"
+    write(card / "mem_info_vram_total", 64 * GIB)
+    write(card / "mem_info_vram_used", 64 * GIB - free)
+    if name:
+        write(card / "product_name", name)
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A processor, two GPUs and a torch for them."""
+    write(tmp_path / "dev/kfd", "")
+    add_node(tmp_path, 0, cpu_cores_count=64, simd_count=0)
+    add_gpu(tmp_path, 2, 90402, 60 * GIB)
+    add_gpu(tmp_path, 1, 90010, 63 * GIB, "AMD Instinct MI210")
+    for name in ("ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(rtp_rocm.probe, "installed_torch", lambda: ROCM)
+    return tmp_path
+
+
+FIRST = "AMD Instinct MI210, gfx90a"
+SECOND = "AMD gfx942, gfx942"
+
+
+def test_devices_have_name_target_and_memory(root: Path) -> None:
+    assert probe(root) == [
+        DeviceInfo("rocm:0", FIRST, 64 * GIB, 63 * GIB),
+        DeviceInfo("rocm:1", SECOND, 64 * GIB, 60 * GIB),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("variables", "names"),
+    [
+        ({"HIP_VISIBLE_DEVICES": "1"}, [SECOND]),
+        ({"CUDA_VISIBLE_DEVICES": "1,0"}, [SECOND, FIRST]),
+        ({"CUDA_VISIBLE_DEVICES": "1", "HIP_VISIBLE_DEVICES": "0"}, [FIRST]),
+        ({"ROCR_VISIBLE_DEVICES": "1", "HIP_VISIBLE_DEVICES": "0"}, [SECOND]),
+        ({"ROCR_VISIBLE_DEVICES": "GPU-000000000000abc2"}, [SECOND]),
+        ({"HIP_VISIBLE_DEVICES": "0,7,1"}, [FIRST]),
+    ],
+)
+def test_the_environment_chooses_as_rocm_reads_it(
+    variables: dict[str, str], names: list[str], root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    found = probe(root)
+    assert isinstance(found, list)
+    assert [(device.id, device.name) for device in found] == [(f"rocm:{i}", name) for i, name in enumerate(names)]
+
+
+def refused(root: Path, reason: str) -> None:
+    found = probe(root)
+    assert isinstance(found, No)
+    assert re.search(reason, found.reason), found.reason
+
+
+def test_no_hardware(tmp_path: Path) -> None:
+    refused(tmp_path, "no AMD GPU with a compute driver: there is no /dev/kfd")
+    write(tmp_path / "dev/kfd", "")
+    refused(tmp_path, "AMD's compute driver sees no GPU; rocminfo")
+
+
+def test_hidden_hardware(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HIP_VISIBLE_DEVICES", "")
+    refused(root, r"all 2 GPUs are hidden; echo \$ROCR_VISIBLE_DEVICES \$HIP_VISIBLE_DEVICES")
+
+
+def test_hardware_that_this_user_may_not_open(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != root / "dev/kfd")
+    refused(root, r"/dev/kfd is not open to this user; sudo usermod -aG render,video \$USER")
+
+
+@pytest.mark.parametrize(
+    ("build", "reason"),
+    [
+        (None, "torch is not installed; pip install --force-reinstall torch --index-url .*rocm"),
+        (TorchBuild("2.13.0", cuda="13.0"), "torch 2.13.0, built for CUDA 13.0, cannot use a GPU of AMD; pip install"),
+        (TorchBuild("2.13.0+cpu"), r"torch 2.13.0\+cpu, built for no GPU, cannot use a GPU of AMD; pip install"),
+    ],
+)
+def test_a_torch_that_does_not_fit(
+    build: TorchBuild | None, reason: str, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rtp_rocm.probe, "installed_torch", lambda: build)
+    refused(root, reason)
+
+
+def test_no_free_memory(root: Path) -> None:
+    add_gpu(root, 1, 90010, 5 << 20)
+    assert isinstance(probe(root), list), "the other one has room"
+    add_gpu(root, 2, 90402, 6 << 20)
+    refused(root, "no memory is free: rocm:0 has 5 of 65536 MiB, rocm:1 has 6 of 65536 MiB; rocm-smi --show")
+
+
+def test_without_the_hardware_it_takes_milliseconds_and_imports_no_torch_and_no_arithmetic(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from rtp_rocm.probe import probe; start = time.perf_counter();"
+        f"found = probe(Path({str(tmp_path)!r})); took = time.perf_counter() - start;"
+        "assert not found; assert took < 0.1, took; assert not {'torch', 'numpy'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_plugin_says_why_it_is_not_available() -> None:
+    (plugin,) = load_plugins("rocm")
+    if plugin.state is State.AVAILABLE:
+        pytest.skip("this machine has an AMD GPU")
+    assert plugin.state is State.UNAVAILABLE
+    assert plugin.reason
+    assert set(report()) >= {"GPUs", "torch"}
+    with pytest.raises(DeviceError, match=r"torch .* cannot compute on GPU 0: .+rtp env"):
+        RocmDevice(DeviceInfo("rocm:0", "none", GIB, GIB), DeviceConfig())

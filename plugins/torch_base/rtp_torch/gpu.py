@@ -1,0 +1,83 @@
+"""The accelerator of `torch.cuda`, which is NVIDIA's in a CUDA build of torch and AMD's in a ROCm build."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rtp_core.plugin import DeviceError, OutOfMemoryError
+
+
+class Gpu:
+    """The GPU `index` among those that this process may see; `Accelerator` says what each method does."""
+
+    def __init__(self, index: int) -> None:
+        """Raises DeviceError where torch cannot compute on it."""
+        self._device = torch.device("cuda", index)
+        try:
+            torch.cuda.init()
+            torch.cuda.set_device(self._device)  # kernels that are not torch's go to the current device
+            torch.ones(1, device=self._device).add_(1).item()
+        except (AssertionError, RuntimeError) as error:  # a torch without GPUs asserts
+            raise DeviceError(
+                f"torch {torch.__version__} cannot compute on GPU {index}", why=str(error), hint="rtp env"
+            ) from error
+        # Sums stay in float32 where the library splits a product, as the contract wants.
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+        torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+        self._graph_pool: Any = None
+        self._recording_stream = self.new_stream()
+
+    @property
+    def default_dtype(self) -> str:
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+
+    def memory_info(self) -> tuple[int, int]:
+        free, total = torch.cuda.mem_get_info(self._device)
+        return total, free
+
+    def reserve(self, nbytes: int) -> Tensor:
+        try:
+            return torch.empty(nbytes, dtype=torch.uint8, device=self._device)
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemoryError(
+                f"cannot reserve {nbytes} bytes on {self._device}",
+                why=str(error),
+                hint="ask for less with --memory-budget",
+            ) from error
+
+    def pinned(self, nbytes: int) -> Tensor:
+        return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
+
+    def current_stream(self) -> torch.cuda.Stream:
+        return torch.cuda.current_stream(self._device)
+
+    def new_stream(self) -> torch.cuda.Stream:
+        return torch.cuda.Stream(self._device)
+
+    def on(self, stream: torch.cuda.Stream) -> AbstractContextManager[Any]:
+        return torch.cuda.stream(stream)  # type: ignore[no-any-return]
+
+    def new_event(self) -> torch.cuda.Event:
+        return torch.cuda.Event()
+
+    def synchronize(self) -> None:
+        torch.cuda.synchronize(self._device)
+
+    def record(self, step: Callable[[], None]) -> Callable[[], None]:
+        if self._graph_pool is None:
+            self._graph_pool = torch.cuda.graph_pool_handle()
+        graph = torch.cuda.CUDAGraph()
+        # One pool for all: graphs are replayed one at a time, and results lie in the arena.
+        with torch.cuda.graph(
+            graph, pool=self._graph_pool, stream=self._recording_stream, capture_error_mode="thread_local"
+        ):
+            step()
+        return graph.replay  # type: ignore[no-any-return]
+
+    def release(self) -> None:
+        torch.cuda.empty_cache()

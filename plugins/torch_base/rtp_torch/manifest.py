@@ -1,0 +1,19 @@
+"""What every device of this base can say of itself, told without torch."""
+
+from __future__ import annotations
+
+from rtp_core.plugin import Manifest
+
+
+def torch_manifest(kind: str) -> Manifest:
+    """Of an accelerator whose class derives from TorchDevice and overrides nothing more."""
+    return Manifest(
+        kind=kind,
+        vendor="rtp",
+        api=(1, 1),
+        device_class="accelerator",
+        dtypes=("float32", "bfloat16", "float16"),
+        schemes=("q4_0", "q4_1", "q4_k", "q5_0", "q5_1", "q5_k", "q6_k", "q8_0"),
+        features=("bias", "layer_norm", "moe", "qk_norm"),
+        kv_layouts=("KBD", "BKD"),
+    )

@@ -1,0 +1,63 @@
+"""An accelerator over torch's CPU that has done everything at once: for what other processes look into."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import ClassVar
+
+import torch
+from lazy_plugin import LAZY
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from rtp_core.plugin import DeviceConfig, DeviceInfo, Manifest, host_memory_info
+from rtp_torch.device import TorchDevice
+
+
+class Passed:
+    """A stream and an event of an accelerator that never has anything to wait for."""
+
+    def record(self, stream: Passed) -> None: ...
+
+    def query(self) -> bool:
+        return True
+
+    def synchronize(self) -> None: ...
+
+    def wait_event(self, event: Passed) -> None: ...
+
+
+class HostAccelerator:
+    default_dtype = "float32"
+
+    def memory_info(self) -> tuple[int, int]:
+        return host_memory_info()
+
+    def reserve(self, nbytes: int) -> Tensor:
+        return torch.empty(nbytes, dtype=torch.uint8)
+
+    pinned = reserve
+
+    def new_event(self) -> Passed:
+        return Passed()
+
+    current_stream = new_stream = new_event
+
+    def on(self, stream: Passed) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def synchronize(self) -> None: ...
+
+    def record(self, step: Callable[[], None]) -> Callable[[], None]:
+        return step
+
+    def release(self) -> None: ...
+
+
+class HostDevice(TorchDevice):
+    manifest: ClassVar[Manifest] = LAZY
+
+    def __init__(self, budget: int, group: ProcessGroup) -> None:
+        info, config = DeviceInfo("lazy:0", "host", budget, budget), DeviceConfig(memory_budget=budget)
+        super().__init__(info, config, HostAccelerator(), group=group)
