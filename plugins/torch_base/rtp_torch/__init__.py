@@ -1,0 +1,1 @@
+"""Devices that torch supports: what their plugins share."""
