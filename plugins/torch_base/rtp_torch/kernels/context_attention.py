@@ -5,31 +5,20 @@ Source: arXiv:2307.08691 (FlashAttention-2), with keys and values found through 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from rtp_torch.kernels.online_softmax import LOG2E, begin, dot_dtype, end, scores_seen, tokens_at, update
 from rtp_torch.kernels.row_groups import find_group, first_tile
+from rtp_torch.kernels.tile import Tile
 
 
-class Tiles(NamedTuple):
-    """Query rows and context tokens of one pass, and how many threads run it."""
-
-    rows: int
-    tokens: int
-    warps: int
-
-
-def tiles(tokens: int, requests: int, head_dim: int, itemsize: int) -> Tiles:
-    """As many query rows as the requests have, within what registers and shared memory hold."""
-    if itemsize == 4 or head_dim > 128:
-        return Tiles(32, 32, 4)
-    if tokens <= 32 * requests:
-        return Tiles(32, 64, 4)
-    return Tiles(128, 64, 8) if tokens > 256 * requests else Tiles(64, 64, 4)
+def tile_of(tokens: int, requests: int, head_dim: int, itemsize: int, *, narrow: bool) -> Tile:
+    """As many query rows as the requests have, within what registers and shared memory hold. Columns are tokens."""
+    if itemsize == 4 or head_dim > 128 or tokens <= 32 * requests:
+        return Tile(32, 32, 4)
+    return Tile(64, 32, 8) if narrow else Tile(128, 32, 8, stages=2)
 
 
 def context_attention(
@@ -41,6 +30,7 @@ def context_attention(
     *,
     scale: float,
     out: Tensor,
+    narrow: bool = False,
 ) -> None:
     """q, out: [T, H, D]; kv: [N, 2, K, B, D], strided; block_tables: [R, blocks], context_lens: [R] int32.
 
@@ -52,14 +42,14 @@ def context_attention(
     if not tokens:
         return
     _, _, kv_heads, block_size, _ = kv.shape
-    tile = tiles(tokens, requests, head_dim, max(q.element_size(), kv.element_size()))
+    tile = tile_of(tokens, requests, head_dim, max(q.element_size(), kv.element_size()), narrow=narrow)
     # Each request may leave one tile half empty: that many tiles are enough, whatever the lengths are.
     grid = (triton.cdiv(tokens, tile.rows) + requests, heads)
     _attend[grid](
         q, kv, block_tables, context_lens, query_starts, out, scale * LOG2E, requests,
         q.stride(0), q.stride(1), *kv.stride()[:4], block_tables.stride(0), out.stride(0), out.stride(1),
         HEAD_DIM=head_dim, DIMS=triton.next_power_of_2(head_dim), BLOCK_SIZE=block_size, GROUP=heads // kv_heads,
-        ROWS=tile.rows, TILE=tile.tokens, DOT=dot_dtype(q, kv), num_warps=tile.warps, num_stages=2,
+        ROWS=tile.rows, TILE=tile.columns, DOT=dot_dtype(q, kv), **tile.options,
     )  # fmt: skip
 
 

@@ -10,10 +10,16 @@ import triton.language as tl
 from torch import Tensor
 
 from rtp_torch.kernels.online_softmax import LOG2E, begin, dot_dtype, end, scores_seen, tokens_at, update
+from rtp_torch.kernels.tile import Tile
 
-TILE = 64  # tokens that one pass takes
 MIN_SPLIT = 256  # tokens that are worth a program of their own
 MAX_SPLITS = 64
+
+
+def tile_of(group: int, *, narrow: bool) -> Tile:
+    """Rows for the query heads of one kv head, as many as matrix instructions want at least; columns are tokens."""
+    rows = max(16, triton.next_power_of_2(group))
+    return Tile(rows, 32, 4) if narrow else Tile(rows, 64, 4, stages=2)
 
 
 def num_splits(requests: int, kv_heads: int, max_context: int, processors: int) -> int:
@@ -37,6 +43,7 @@ def decoder_self_attention(
     splits: int,
     scratch: Tensor,
     out: Tensor,
+    narrow: bool = False,
 ) -> None:
     """q, out: [R, H, D]; kv: [N, 2, K, B, D], strided; block_tables: [R, blocks] int32; context_lens: [R] int32.
 
@@ -47,18 +54,19 @@ def decoder_self_attention(
     if not requests:
         return
     group = heads // kv_heads
+    tile = tile_of(group, narrow=narrow)
     sums, peaks = scratch[: requests * heads * splits * head_dim], scratch[requests * heads * splits * head_dim :]
     shared = {"HEAD_DIM": head_dim, "DIMS": triton.next_power_of_2(head_dim), "SPLITS": splits}
     _attend_split[(requests, kv_heads, splits)](
         q, kv, block_tables, context_lens, out, sums, peaks, scale * LOG2E,
         q.stride(0), q.stride(1), *kv.stride()[:4], block_tables.stride(0), out.stride(0), out.stride(1),
-        BLOCK_SIZE=block_size, GROUP=group, ROWS=max(16, triton.next_power_of_2(group)), TILE=TILE,
-        DOT=dot_dtype(q, kv), **shared, num_warps=4, num_stages=2,
+        BLOCK_SIZE=block_size, GROUP=group, ROWS=tile.rows, TILE=tile.columns,
+        DOT=dot_dtype(q, kv), **shared, **tile.options,
     )  # fmt: skip
     if splits > 1:
         _combine[(requests, heads)](
             sums, peaks, out, heads, out.stride(0), out.stride(1),
-            ROWS=triton.next_power_of_2(splits), **shared, num_warps=2,
+            ROWS=triton.next_power_of_2(splits), **shared, **Tile(splits, head_dim, 2).options,
         )  # fmt: skip
 
 
