@@ -9,7 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rtp_torch.kernels.online_softmax import LOG2E, begin, dot_dtype, end, scores_seen, tokens_at, update
+from rtp_torch.kernels.dot_dtype import dot_dtype
+from rtp_torch.kernels.online_softmax import LOG2E, begin, end, scores_seen, tokens_at, update
 from rtp_torch.kernels.row_groups import find_group, first_tile
 from rtp_torch.kernels.tile import Tile
 
@@ -49,7 +50,7 @@ def context_attention(
         q, kv, block_tables, context_lens, query_starts, out, scale * LOG2E, requests,
         q.stride(0), q.stride(1), *kv.stride()[:4], block_tables.stride(0), out.stride(0), out.stride(1),
         HEAD_DIM=head_dim, DIMS=triton.next_power_of_2(head_dim), BLOCK_SIZE=block_size, GROUP=heads // kv_heads,
-        ROWS=tile.rows, TILE=tile.columns, DOT=dot_dtype(q, kv), **tile.options,
+        ROWS=tile.rows, TILE=tile.columns, DOT=dot_dtype(q.dtype, kv.dtype), **tile.options,
     )  # fmt: skip
 
 

@@ -9,7 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rtp_torch.kernels.online_softmax import LOG2E, begin, dot_dtype, end, scores_seen, tokens_at, update
+from rtp_torch.kernels.dot_dtype import dot_dtype
+from rtp_torch.kernels.online_softmax import LOG2E, begin, end, scores_seen, tokens_at, update
 from rtp_torch.kernels.tile import Tile
 
 MIN_SPLIT = 256  # tokens that are worth a program of their own
@@ -61,7 +62,7 @@ def decoder_self_attention(
         q, kv, block_tables, context_lens, out, sums, peaks, scale * LOG2E,
         q.stride(0), q.stride(1), *kv.stride()[:4], block_tables.stride(0), out.stride(0), out.stride(1),
         BLOCK_SIZE=block_size, GROUP=group, ROWS=tile.rows, TILE=tile.columns,
-        DOT=dot_dtype(q, kv), **shared, **tile.options,
+        DOT=dot_dtype(q.dtype, kv.dtype), **shared, **tile.options,
     )  # fmt: skip
     if splits > 1:
         _combine[(requests, heads)](

@@ -9,16 +9,8 @@ import math
 
 import triton
 import triton.language as tl
-from torch import Tensor
 
 LOG2E = math.log2(math.e)
-
-_TRITON = {"torch.float32": tl.float32, "torch.float16": tl.float16, "torch.bfloat16": tl.bfloat16}
-
-
-def dot_dtype(q: Tensor, kv: Tensor) -> tl.dtype:
-    """In which both are multiplied: their own, or float32 where they differ, which holds either."""
-    return _TRITON[str(q.dtype)] if q.dtype == kv.dtype else tl.float32
 
 
 @triton.jit

@@ -72,7 +72,7 @@ def _rope_kv_write(
     slot = tl.load(slots_ptr + token)
     block = (slot // BLOCK_SIZE).to(tl.int64)
     kv_ptr += block * kv_block + (slot % BLOCK_SIZE) * kv_token
-    is_stored = (heads < num_kv_heads) & (slot >= 0)
+    is_stored = heads < tl.where(slot < 0, 0, num_kv_heads)
     if PAIRS > 0:
         first, second = _rotate(k_ptr + token * k_row, heads, num_kv_heads, k_head, cos_ptr, sin_ptr, PAIRS, HALF)
         pairs = tl.arange(0, HALF)
