@@ -79,7 +79,7 @@ def _packed_gemm(
     total = tl.zeros([COLUMNS, ROWS], tl.float32)
     piece = tl.cdiv(num_steps, SPLITS)
     for step in range(split * piece, tl.minimum((split + 1) * piece, num_steps)):
-        place = (step.to(tl.int64) * num_columns + columns)[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
+        place = (tl.cast(step, tl.int64) * num_columns + columns)[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
         codes = tl.load(codes_ptr + place, mask=is_column[:, None], other=0)
         if HAS_HALVES:
             low, high = (codes & 15).to(tl.int8) - OFFSET, (codes >> 4).to(tl.int8) - OFFSET
@@ -100,7 +100,7 @@ def _add_group(total, codes, group, weight, operand, HAS_ZEROS: tl.constexpr, GR
     x_ptr, is_row, width = operand
     inner = group * GROUP + tl.arange(0, GROUP)
     x = tl.load(x_ptr[None, :] + inner[:, None], mask=(inner < width)[:, None] & is_row[None, :], other=0.0)
-    place, is_column = group.to(tl.int64) * num_columns + columns, columns < num_columns
+    place, is_column = tl.cast(group, tl.int64) * num_columns + columns, columns < num_columns
     scales = tl.load(scales_ptr + place, mask=is_column, other=0.0).to(tl.float32)
     total += tl.dot(codes.to(x.dtype), x, input_precision="ieee") * scales[:, None]
     if HAS_ZEROS:

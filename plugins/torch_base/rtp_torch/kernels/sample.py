@@ -55,6 +55,7 @@ def draw(
     top_p: Tensor,
     min_p: Tensor,
     uniforms: Tensor,
+    tile: Tile = DRAW_TILE,
 ) -> None:
     """ids[r]: a token drawn from row r, where its temperature is not 0 and its peak is finite.
 
@@ -66,8 +67,7 @@ def draw(
         return
     _draw[(rows,)](
         logits, peaks, ids, temperature, top_k, top_p, min_p, uniforms, vocabulary, logits.stride(0),
-        ID_BITS=max(1, (vocabulary - 1).bit_length()), PLACES=DRAW_TILE.rows, COLUMNS=DRAW_TILE.columns,
-        **DRAW_TILE.options,
+        ID_BITS=max(1, (vocabulary - 1).bit_length()), PLACES=tile.rows, COLUMNS=tile.columns, **tile.options,
     )  # fmt: skip
 
 
@@ -110,8 +110,8 @@ def _draw(
     if temperature > 0 and tl.abs(peak) < float("inf"):
         row = (logits_ptr + number.to(tl.int64) * logits_row, vocabulary, peak, temperature)
         top_k, top_p, min_p = tl.load(top_k_ptr + number), tl.load(top_p_ptr + number), tl.load(min_p_ptr + number)
-        above = _place(peak, 0, ID_BITS) + 1  # every place
-        last = above - (1 << (32 + ID_BITS))  # below every place
+        above = _place(peak, tl.load(ids_ptr + number), ID_BITS) + 1  # every token's place
+        last = above - (1 << (32 + ID_BITS))  # below every token's place
         if top_k > 0:
             count = tl.minimum(top_k, vocabulary).to(tl.float64)
             last = _find(row, 0.0, last, above, count, True, False, ID_BITS, PLACES, COLUMNS)
