@@ -94,7 +94,10 @@ def nvidia_figures(log: str) -> Figures:
 
 def amd_figures(assembly: str) -> Figures:
     """Of the notes at the end of one kernel's assembly. Accumulation registers are part of the vector ones."""
-    notes = {name: int(number) for name, number in re.findall(r"\.(\w+_(?:count|spill_count)|private_segment_fixed_size):\s+(\d+)", assembly)}
+    notes = {
+        name: int(number)
+        for name, number in re.findall(r"\.(\w+_(?:count|spill_count)|private_segment_fixed_size):\s+(\d+)", assembly)
+    }
     return {
         "registers": notes["vgpr_count"],
         "spilled_registers": notes["vgpr_spill_count"],
@@ -127,7 +130,11 @@ def compile_for(target: str, launch: Callable[[bool], None]) -> dict[str, Figure
     figures = {}
     for kernel, log in kernels:
         told = nvidia_figures(log) if "ptx" in kernel.asm else amd_figures(kernel.asm["amdgcn"])
-        figures[kernel.metadata.name] = {**told, "shared_bytes": kernel.metadata.shared, "warps": kernel.metadata.num_warps}
+        figures[kernel.metadata.name] = {
+            **told,
+            "shared_bytes": kernel.metadata.shared,
+            "warps": kernel.metadata.num_warps,
+        }
     return figures
 
 
@@ -140,7 +147,9 @@ def main() -> None:
     chosen = arguments.kernels or list(LAUNCHES)
     kernels = {name: {target: compile_for(target, LAUNCHES[name]) for target in arguments.targets} for name in chosen}
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps({"schema": 1, "triton": triton.__version__, "kernels": kernels}, indent=1) + "\n")
+    arguments.output.write_text(
+        json.dumps({"schema": 1, "triton": triton.__version__, "kernels": kernels}, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":

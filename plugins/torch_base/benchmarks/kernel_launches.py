@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
+
 from rtp_torch.kernels import context_attention, decode_attention, packed_gemm, sample
 from rtp_torch.kernels.add_norm import add_norm
 from rtp_torch.kernels.gated_activation import KINDS, gated_activation
 from rtp_torch.kernels.grouped_gemm import grouped_gemm
 from rtp_torch.kernels.packed_weight import GROUP, PackedWeight
 from rtp_torch.kernels.rope_kv_write import rope_kv_write
-from torch import Tensor
 
 HEADS, KV_HEADS, HEAD_DIM, BLOCK = 28, 4, 128, 32
 HIDDEN, INTERMEDIATE, VOCABULARY = 3584, 18944, 152064
@@ -75,7 +76,8 @@ def _packed_gemm(rows: int, bits: int, zeros: bool, narrow: bool) -> None:
     splits = packed_gemm.num_splits(rows, weight, 4 * PROCESSORS)
     scratch = _floats(packed_gemm.scratch_size(rows, weight, splits), dtype=torch.float32)
     out = _floats(rows, INTERMEDIATE)
-    packed_gemm.packed_gemm(_floats(rows, HIDDEN), weight, None, splits=splits, scratch=scratch, out=out)
+    x = _floats(rows, HIDDEN)
+    packed_gemm.packed_gemm(x, weight, None, splits=splits, scratch=scratch, out=out, narrow=narrow)
 
 
 def _grouped_gemm(rows: int, narrow: bool) -> None:

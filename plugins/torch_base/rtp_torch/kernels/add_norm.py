@@ -9,9 +9,7 @@ from torch import Tensor
 from rtp_torch.kernels.tile import row_tile
 
 
-def add_norm(
-    x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor | None, *, eps: float, out: Tensor
-) -> None:
+def add_norm(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor | None, *, eps: float, out: Tensor) -> None:
     """residual += x; out = norm(residual): a layer norm with a bias, a root mean square norm without.
 
     x, residual, out: [T, E], rows any stride apart; weight, bias: [E]. The norm is of the sum as it is stored.

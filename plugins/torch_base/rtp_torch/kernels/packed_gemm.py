@@ -18,11 +18,11 @@ MAX_SPLITS = 16
 SUM_TILE = Tile(1, 1024, 4)
 
 
-def tile_of(rows: int) -> Tile:
+def tile_of(rows: int, *, narrow: bool = False) -> Tile:
     """Rows of x and columns of the result."""
     if rows <= 16:
         return Tile(16, 64, 4, stages=4)
-    return Tile(32, 64, 4, stages=3) if rows <= 32 else Tile(64, 128, 8, stages=3)
+    return Tile(32, 64, 4, stages=3) if rows <= 32 else Tile(64, 128, 8, stages=1 if narrow else 3)
 
 
 def num_splits(rows: int, weight: PackedWeight, processors: int) -> int:
@@ -39,13 +39,20 @@ def scratch_size(rows: int, weight: PackedWeight, splits: int) -> int:
 
 
 def packed_gemm(
-    x: Tensor, weight: PackedWeight, bias: Tensor | None, *, splits: int, scratch: Tensor, out: Tensor
+    x: Tensor,
+    weight: PackedWeight,
+    bias: Tensor | None,
+    *,
+    splits: int,
+    scratch: Tensor,
+    out: Tensor,
+    narrow: bool = False,
 ) -> None:
     """out = x @ weight.T + bias. x: [M, K]; bias: [N]; out: [M, N]; rows any stride apart; scratch: float32."""
     rows, columns = out.shape
     if not rows:
         return
-    tile, has_bias = tile_of(rows), bias is not None
+    tile, has_bias = tile_of(rows, narrow=narrow), bias is not None
     steps = weight.codes.shape[0]
     result, result_row = (out, out.stride(0)) if splits == 1 else (scratch, columns)
     any_bias = weight.scales if bias is None else bias

@@ -25,9 +25,7 @@ def num_tiles(vocabulary: int) -> int:
     return triton.cdiv(vocabulary, PEAK_TILE.columns)
 
 
-def argmax(
-    logits: Tensor, *, tile_peaks: Tensor, tile_ids: Tensor, peaks: Tensor, ids: Tensor
-) -> None:
+def argmax(logits: Tensor, *, tile_peaks: Tensor, tile_ids: Tensor, peaks: Tensor, ids: Tensor) -> None:
     """peaks[r], ids[r]: the largest logit of row r and where it comes first; NaN where the row has one.
 
     logits: [R, V] float32, rows any stride apart; peaks: [R] float32; ids: [R] int32; tile_peaks and tile_ids: work

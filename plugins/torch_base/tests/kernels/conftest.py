@@ -13,11 +13,11 @@ import pytest
 os.environ.setdefault("TRITON_INTERPRET", "1")
 sys.path.insert(0, str(Path(__file__).parent))  # for kernel_oracle, from whatever folder pytest is started
 
-import interpreted_bfloat16  # noqa: E402
-import triton  # noqa: E402
+import interpreted_bfloat16
+import triton
 
-from rtp_core.device.reference import ReferenceDevice  # noqa: E402
-from rtp_core.plugin import DeviceConfig, DeviceInfo  # noqa: E402
+from rtp_core.device.reference import ReferenceDevice
+from rtp_core.plugin import DeviceConfig, DeviceInfo
 
 BUDGET = 64 << 20  # bytes
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 from kernel_oracle import FLOATS, Step, assert_close, caches, fill, lent, put, room, rounded, step_of
-from rtp_torch.kernels import context_attention, decode_attention
 from torch import Tensor
 
 from rtp_core.device.reference import ReferenceDevice
 from rtp_core.plugin import DType, dtypes
+from rtp_torch.kernels import context_attention, decode_attention
 
 SCALE = 0.3
 f32 = dtypes.float32
@@ -48,9 +48,7 @@ def test_decode_over_blocks(
 
 
 @pytest.mark.parametrize("splits", [1, 4])
-def test_decode_of_requests_without_tokens_is_zero(
-    ref: ReferenceDevice, rng: np.random.Generator, splits: int
-) -> None:
+def test_decode_of_requests_without_tokens_is_zero(ref: ReferenceDevice, rng: np.random.Generator, splits: int) -> None:
     """Rows that fill a recorded batch up."""
     step = step_of(ref, [1, 0], [5, 0], 2, 4)
     kv = caches(ref, 4, 1, 4, 64, f32, "KBD")
@@ -104,7 +102,12 @@ PREFILLS = {
 @pytest.mark.parametrize("case", PREFILLS.values(), ids=PREFILLS)
 @pytest.mark.parametrize("order, group, dim", [("KBD", 1, 80), ("BKD", 4, 64), ("BKD", 1, 128)])
 def test_prefill_over_blocks(
-    ref: ReferenceDevice, rng: np.random.Generator, order: str, group: int, dim: int, case: tuple[list[int], list[int], int]
+    ref: ReferenceDevice,
+    rng: np.random.Generator,
+    order: str,
+    group: int,
+    dim: int,
+    case: tuple[list[int], list[int], int],
 ) -> None:
     queries, contexts, num_decode = case
     step = step_of(ref, queries, contexts, num_decode, 16)
@@ -115,7 +118,9 @@ def test_prefill_over_blocks(
     assert_close(prefilled(put(q, f32), kv[0], step, f32), expected, f32)
 
 
-@pytest.mark.parametrize("queries, dtype", [(20, f32), (70, f32), (300, dtypes.float16), (20, dtypes.bfloat16)], ids=str)
+@pytest.mark.parametrize(
+    "queries, dtype", [(20, f32), (70, f32), (300, dtypes.float16), (20, dtypes.bfloat16)], ids=str
+)
 def test_prefill_of_every_tile(ref: ReferenceDevice, rng: np.random.Generator, queries: int, dtype: DType) -> None:
     step = step_of(ref, [queries], [queries + 5], 0, 32)
     kv = caches(ref, 10, 1, 32, 64, dtype, "KBD")

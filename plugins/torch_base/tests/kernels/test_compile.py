@@ -26,7 +26,7 @@ LAUNCHES = {  # one of each kernel, and the kernels that it is made of
     "argmax": {"_tile_peaks", "_row_peaks"},
     "draw": {"_draw"},
 }
-SPILLS = ("spill_bytes", "spilled_registers", "spilled_scalar_registers", "scratch_bytes")
+SPILLS = ("spill_bytes", "spilled_registers", "scratch_bytes")  # to memory: AMD's scalars go to lanes of vectors
 
 
 def spills_of(figures: dict[str, int]) -> int:

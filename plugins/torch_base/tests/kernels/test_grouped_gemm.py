@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 from kernel_oracle import FLOATS, TORCH, assert_close, ints, lent, put, room, rounded
-from rtp_torch.kernels.grouped_gemm import grouped_gemm, tile_of, weight_addresses
 
 from rtp_core.device.reference import ReferenceDevice
 from rtp_core.plugin import DType, dtypes
+from rtp_torch.kernels.grouped_gemm import grouped_gemm, tile_of, weight_addresses
 
 f32, f16 = dtypes.float32, dtypes.float16
 SIZES = {
@@ -21,7 +21,10 @@ SIZES = {
 
 def weights_of(arrays: list[np.ndarray], dtype: DType) -> list[torch.Tensor]:
     """Rows a stride of 16 bytes' multiple apart, as a device has them."""
-    return [torch.from_numpy(np.pad(w, ((0, 0), (0, -w.shape[1] % 8 + 8)))).to(TORCH[dtype])[:, : w.shape[1]] for w in arrays]
+    return [
+        torch.from_numpy(np.pad(w, ((0, 0), (0, -w.shape[1] % 8 + 8)))).to(TORCH[dtype])[:, : w.shape[1]]
+        for w in arrays
+    ]
 
 
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 from kernel_oracle import FLOATS, assert_close, lent, put, room, rounded
-from rtp_torch.kernels import packed_gemm
-from rtp_torch.kernels.packed_weight import PackedWeight, pack
 
 from rtp_core.device.reference import ReferenceDevice
 from rtp_core.memory.qbuffer import SCHEMES
 from rtp_core.plugin import DType, QBuffer, dtypes
+from rtp_torch.kernels import packed_gemm
+from rtp_torch.kernels.packed_weight import PackedWeight, pack
 
 f32 = dtypes.float32
 SERVED = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0")
@@ -32,10 +32,11 @@ def product(x: np.ndarray, weight: PackedWeight, bias: np.ndarray | None, dtype:
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("scheme", SERVED)
-@pytest.mark.parametrize("rows, columns, width, splits", [(1, 1, 32, 1), (3, 70, 96, 2), (33, 130, 160, 1)])
+@pytest.mark.parametrize("shape", [(1, 1, 32, 1), (3, 70, 96, 2), (33, 130, 160, 1)])  # rows, columns, width, splits
 def test_x_times_a_packed_weight(
-    ref: ReferenceDevice, rng: np.random.Generator, rows: int, columns: int, width: int, splits: int, scheme: str, dtype: DType
+    ref: ReferenceDevice, rng: np.random.Generator, shape: tuple[int, int, int, int], scheme: str, dtype: DType
 ) -> None:
+    rows, columns, width, splits = shape
     x = rounded(rng.standard_normal((rows, width)) / 8, dtype)
     weight = ref.quantize(lent(ref, rng.standard_normal((columns, width))), SCHEMES[scheme])
     bias = rng.standard_normal(columns).astype(np.float32)

@@ -4,15 +4,17 @@ import numpy as np
 import pytest
 import torch
 from kernel_oracle import FLOATS, TORCH, assert_close, caches, ints, lent, put, rounded, step_of
-from rtp_torch.kernels.rope_kv_write import rope_kv_write, tile_of
 
 from rtp_core.device.reference import ReferenceDevice
 from rtp_core.plugin import AttentionWeights, Buffer, DType, RopeTables, dtypes
+from rtp_torch.kernels.rope_kv_write import rope_kv_write, tile_of
 
 f32 = dtypes.float32
 
 
-def weights_of(ref: ReferenceDevice, heads: int, kv_heads: int, dim: int, angles: np.ndarray | None) -> AttentionWeights:
+def weights_of(
+    ref: ReferenceDevice, heads: int, kv_heads: int, dim: int, angles: np.ndarray | None
+) -> AttentionWeights:
     """Of which the op only looks at the tables."""
     tables = None if angles is None else RopeTables(lent(ref, np.cos(angles)), lent(ref, np.sin(angles)))
     nothing: Buffer = lent(ref, np.zeros(1))
@@ -21,12 +23,13 @@ def weights_of(ref: ReferenceDevice, heads: int, kv_heads: int, dim: int, angles
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("order", ["KBD", "BKD"])
-@pytest.mark.parametrize(
-    "heads, kv_heads, dim, pairs", [(1, 1, 64, 32), (14, 2, 80, 40), (8, 8, 128, 16), (3, 3, 7, 2), (4, 2, 64, 0)]
+@pytest.mark.parametrize(  # heads, kv_heads, head_dim, pairs
+    "shape", [(1, 1, 64, 32), (14, 2, 80, 40), (8, 8, 128, 16), (3, 3, 7, 2), (4, 2, 64, 0)]
 )
 def test_rotated_and_stored(
-    ref: ReferenceDevice, rng: np.random.Generator, heads: int, kv_heads: int, dim: int, pairs: int, order: str, dtype: DType
+    ref: ReferenceDevice, rng: np.random.Generator, shape: tuple[int, int, int, int], order: str, dtype: DType
 ) -> None:
+    heads, kv_heads, dim, pairs = shape
     step = step_of(ref, [1, 7], [9, 7], 1, 4)
     tokens = len(step.slots)
     q, k, v = (rounded(rng.standard_normal((tokens, n, dim)), dtype) for n in (heads, kv_heads, kv_heads))
@@ -56,7 +59,9 @@ def test_a_cache_of_another_dtype_holds_what_was_rotated(ref: ReferenceDevice, r
     kv = torch.zeros(1, 2, 1, 4, 8, dtype=TORCH[dtypes.float16])
     k = put(rng.standard_normal((1, 1, 8)), f32)
     angles = rng.uniform(0, 6, (3, 4))
-    rope_kv_write(k.clone(), k, k.clone(), kv, ints([2]), ints([1]), (put(np.cos(angles), f32), put(np.sin(angles), f32)))
+    rope_kv_write(
+        k.clone(), k, k.clone(), kv, ints([2]), ints([1]), (put(np.cos(angles), f32), put(np.sin(angles), f32))
+    )
     assert torch.equal(kv[0, 0, :, 2], k[0].half())
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from kernel_oracle import FLOATS, assert_close, lent, put, room, rounded
-from rtp_torch.kernels.add_norm import add_norm
-from rtp_torch.kernels.gated_activation import KINDS, gated_activation
 
 from rtp_core.device.primitives import ACTIVATIONS
 from rtp_core.device.reference import ReferenceDevice
 from rtp_core.plugin import DType, Norm, dtypes
+from rtp_torch.kernels.add_norm import add_norm
+from rtp_torch.kernels.gated_activation import KINDS, gated_activation
 
 f32 = dtypes.float32
 EPS = 1e-5
