@@ -1,6 +1,6 @@
 """Compile every kernel for every GPU we name, without one, and record registers and spills.
 
-    python plugins/torch_base/benchmarks/compile_kernels.py [LAUNCH ...] [--targets TARGET ...] [--output FILE]
+    python plugins/torch_base/benchmarks/compile_kernels.py [LAUNCH ...] [--output FILE]
 
 Launches are the kernels' own: a driver that compiles for a target and runs nothing stands where a GPU's would. Figures
 are those of `ptxas -v` and of the notes in AMD's assembly. They say what fits, and nothing about speed.
@@ -140,16 +140,18 @@ def compile_for(target: str, launch: Callable[[bool], None]) -> dict[str, Figure
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kernels", metavar="LAUNCH", nargs="*", help=f"only these of: {', '.join(LAUNCHES)}")
-    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
+    parser.add_argument(
+        "launches", metavar="LAUNCH", nargs="*", help=f"of {', '.join(LAUNCHES)}; figures of others stay"
+    )
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    chosen = arguments.kernels or list(LAUNCHES)
-    kernels = {name: {target: compile_for(target, LAUNCHES[name]) for target in arguments.targets} for name in chosen}
+    is_kept = arguments.launches and arguments.output.exists()
+    kernels = json.loads(arguments.output.read_text())["kernels"] if is_kept else {}
+    for name in arguments.launches or LAUNCHES:
+        kernels[name] = {target: compile_for(target, LAUNCHES[name]) for target in TARGETS}
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(
-        json.dumps({"schema": 1, "triton": triton.__version__, "kernels": kernels}, indent=1) + "\n"
-    )
+    document = {"schema": 1, "triton": triton.__version__, "kernels": kernels}
+    arguments.output.write_text(json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":
