@@ -14,6 +14,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -59,7 +60,7 @@ class CompilingDriver(DriverBase):
         return self._target
 
     def get_current_device(self) -> int:
-        return self._index  # launches are remembered by device: one for each target
+        return self._index  # kernels are remembered by device: what another one has compiled is compiled again
 
     def get_current_stream(self, device: int) -> int:
         return 0
@@ -122,9 +123,9 @@ def _compiled() -> Iterator[list[tuple[CompiledKernel, str]]]:
         yield kernels
 
 
-def compile_for(target: str, launch: Callable[[bool], None]) -> dict[str, Figures]:
-    """Figures of each kernel that a launch compiles for `target`, by the kernel's name."""
-    driver.set_active(CompilingDriver(TARGETS[target], list(TARGETS).index(target)))
+def compile_for(target: str, launch: Callable[[bool], None], index: int) -> dict[str, Figures]:
+    """Figures of each kernel of a launch for `target`, by the kernel's name. An `index` is good for one launch."""
+    driver.set_active(CompilingDriver(TARGETS[target], index))
     with _compiled() as kernels:
         launch(target in NARROW)
     figures = {}
@@ -147,8 +148,8 @@ def main() -> None:
     arguments = parser.parse_args()
     is_kept = arguments.launches and arguments.output.exists()
     kernels = json.loads(arguments.output.read_text())["kernels"] if is_kept else {}
-    for name in arguments.launches or LAUNCHES:
-        kernels[name] = {target: compile_for(target, LAUNCHES[name]) for target in TARGETS}
+    for index, (name, target) in enumerate(product(arguments.launches or LAUNCHES, TARGETS)):
+        kernels.setdefault(name, {})[target] = compile_for(target, LAUNCHES[name], index)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     document = {"schema": 1, "triton": triton.__version__, "kernels": kernels}
     arguments.output.write_text(json.dumps(document, indent=1) + "\n")
