@@ -17,10 +17,13 @@ MIN_SPLIT = 256  # tokens that are worth a program of their own
 MAX_SPLITS = 64
 
 
-def tile_of(group: int, *, narrow: bool) -> Tile:
-    """Rows for the query heads of one kv head, as many as matrix instructions want at least; columns are tokens."""
+def tile_of(group: int, key_bytes: int, *, narrow: bool) -> Tile:
+    """Rows for the query heads of one kv head, as many as matrix instructions want at least; columns are tokens.
+
+    Two passes of keys and values fit into 64 KiB of shared memory, all that some GPUs have, or it is one pass.
+    """
     rows = max(16, triton.next_power_of_2(group))
-    return Tile(rows, 32, 4) if narrow else Tile(rows, 64, 4, stages=2)
+    return Tile(rows, 32, 4) if narrow or key_bytes > 256 else Tile(rows, 64, 4, stages=2)
 
 
 def num_splits(requests: int, kv_heads: int, max_context: int, processors: int) -> int:
@@ -55,7 +58,7 @@ def decoder_self_attention(
     if not requests:
         return
     group = heads // kv_heads
-    tile = tile_of(group, narrow=narrow)
+    tile = tile_of(group, head_dim * max(q.element_size(), kv.element_size()), narrow=narrow)
     sums, peaks = scratch[: requests * heads * splits * head_dim], scratch[requests * heads * splits * head_dim :]
     shared = {"HEAD_DIM": head_dim, "DIMS": triton.next_power_of_2(head_dim), "SPLITS": splits}
     _attend_split[(requests, kv_heads, splits)](

@@ -20,15 +20,17 @@ SUM_TILE = Tile(1, 1024, 4)
 
 def tile_of(rows: int, *, narrow: bool = False) -> Tile:
     """Rows of x and columns of the result."""
+    if narrow:
+        return Tile(16, 64, 4, stages=2) if rows <= 16 else Tile(32, 64, 4)
     if rows <= 16:
         return Tile(16, 64, 4, stages=4)
-    return Tile(32, 64, 4, stages=3) if rows <= 32 else Tile(64, 128, 8, stages=1 if narrow else 3)
+    return Tile(32, 64, 4, stages=3) if rows <= 32 else Tile(64, 128, 8, stages=3)
 
 
-def num_splits(rows: int, weight: PackedWeight, processors: int) -> int:
+def num_splits(rows: int, weight: PackedWeight, processors: int, *, narrow: bool = False) -> int:
     """Into how many programs K is cut: so many that all `processors` have work, as long as each has enough."""
     steps, columns, _ = weight.codes.shape
-    tile = tile_of(rows)
+    tile = tile_of(rows, narrow=narrow)
     programs = triton.cdiv(rows, tile.rows) * triton.cdiv(columns, tile.columns)
     return max(1, min(2 * processors // max(1, programs), steps // MIN_STEPS, MAX_SPLITS))
 

@@ -26,6 +26,8 @@ LAUNCHES = {  # one of each kernel, and the kernels that it is made of
     "argmax": {"_tile_peaks", "_row_peaks"},
     "draw": {"_draw"},
 }
+# float32 has no matrix instructions on RDNA 3, and what stands in for them holds whole rows of keys in registers.
+SPILLING = {("decode attention, float32", "gfx1100"), ("context attention, float32", "gfx1100")}
 SPILLS = ("spill_bytes", "spilled_registers", "scratch_bytes")  # to memory: AMD's scalars go to lanes of vectors
 
 
@@ -63,13 +65,12 @@ def test_a_kernel_compiles_and_spills_no_more_than_recorded(
         assert spills_of(figures) <= spills_of(recorded[launch][target][name]), f"{name}: {figures}"
 
 
-def test_no_recorded_kernel_spills(recorded: dict[str, Any]) -> None:
+def test_only_the_kernels_that_we_know_of_spill(recorded: dict[str, Any]) -> None:
     assert LAUNCHES.keys() <= recorded.keys()
-    spilling = [
-        (launch, target, name, figures)
+    spilling = {
+        (launch, target)
         for launch, targets in recorded.items()
         for target in TARGETS
-        for name, figures in targets[target].items()
-        if spills_of(figures)
-    ]
-    assert not spilling
+        if any(spills_of(figures) for figures in targets[target].values())
+    }
+    assert spilling == SPILLING
