@@ -17,8 +17,8 @@ from rtp_torch.kernels.tile import Tile
 
 def tile_of(tokens: int, requests: int, head_dim: int, itemsize: int, *, narrow: bool) -> Tile:
     """As many query rows as the requests have, within what registers and shared memory hold. Columns are tokens."""
-    if itemsize == 4:
-        return Tile(32, 32, 8)
+    if itemsize == 4 or (narrow and head_dim > 128):
+        return Tile(32, 16, 8)
     if head_dim > 128 or tokens <= 32 * requests:
         return Tile(32, 32, 4)
     return Tile(64, 32, 8) if narrow else Tile(128, 32, 8, stages=2)

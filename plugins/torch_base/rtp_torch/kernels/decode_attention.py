@@ -23,7 +23,9 @@ def tile_of(group: int, key_bytes: int, *, narrow: bool) -> Tile:
     Two passes of keys and values fit into 64 KiB of shared memory, all that some GPUs have, or it is one pass.
     """
     rows = max(16, triton.next_power_of_2(group))
-    return Tile(rows, 32, 4) if narrow or key_bytes > 256 else Tile(rows, 64, 4, stages=2)
+    if key_bytes > 256:
+        return Tile(rows, 16, 4) if narrow else Tile(rows, 32, 8)
+    return Tile(rows, 32, 4) if narrow else Tile(rows, 64, 4, stages=2)
 
 
 def num_splits(requests: int, kv_heads: int, max_context: int, processors: int) -> int:

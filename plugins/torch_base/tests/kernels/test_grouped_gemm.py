@@ -15,7 +15,7 @@ SIZES = {
     "one group": [20],
     "some empty": [0, 5, 0, 17, 0],
     "borders inside of tiles": [33, 1, 31, 64],
-    "many small": [1] * 20,
+    "many small": [1] * 6,
 }
 
 

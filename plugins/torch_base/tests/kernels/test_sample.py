@@ -10,7 +10,7 @@ from rtp_core.plugin import dtypes
 from rtp_torch.kernels import sample
 from rtp_torch.kernels.tile import Tile
 
-FEW_PASSES = Tile(32, 512, 1)  # an interpreter minds passes, not their width
+FEW_PASSES = Tile(64, 256, 1)  # an interpreter minds passes, not their width
 NO_FILTER = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
 FILTERS = {
     "none": NO_FILTER,
@@ -55,11 +55,11 @@ def assert_drawn_alike(
 
 
 @pytest.mark.parametrize("filters", FILTERS.values(), ids=FILTERS)
-@pytest.mark.parametrize("vocabulary", [1, 300])
+@pytest.mark.parametrize("vocabulary", [1, 250])
 def test_draws_are_the_definitions(rng: np.random.Generator, vocabulary: int, filters: dict[str, float]) -> None:
-    rows = 5
+    rows = 4
     logits = (3 * rng.standard_normal((rows, vocabulary))).astype(np.float32)
-    assert_drawn_alike(logits, np.array([0, 0.3, 1, 1, 4]), filters, rng.random(rows))
+    assert_drawn_alike(logits, np.array([0, 0.3, 1, 4]), filters, rng.random(rows))
 
 
 def test_tiles_change_nothing(rng: np.random.Generator) -> None:
@@ -70,7 +70,7 @@ def test_tiles_change_nothing(rng: np.random.Generator) -> None:
 @pytest.mark.parametrize("filters", FILTERS.values(), ids=FILTERS)
 def test_equal_logits_are_drawn_by_id(rng: np.random.Generator, filters: dict[str, float]) -> None:
     """Whole numbers tie often, both zeros too; masked tokens are never drawn."""
-    rows = 5
+    rows = 4
     logits = np.rint(2 * rng.standard_normal((rows, 200))).astype(np.float32)
     logits[:, ::7] = -np.inf
     logits[0], logits[1, 0] = 0, -0.0
