@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -20,7 +20,7 @@ class Gpu:
         self._device = torch.device("cuda", index)
         try:
             torch.cuda.init()
-            torch.cuda.set_device(self._device)  # kernels that are not torch's go to the current device
+            torch.cuda.set_device(self._device)  # events and pinned memory are the current device's
             torch.ones(1, device=self._device).add_(1).item()
         except (AssertionError, RuntimeError) as error:  # a torch without GPUs asserts
             raise DeviceError(
@@ -67,6 +67,10 @@ class Gpu:
 
     def synchronize(self) -> None:
         torch.cuda.synchronize(self._device)
+
+    def launch(self, kernel: Callable[..., None], operands: Mapping[str, Any], writes: Collection[str]) -> None:
+        with torch.cuda.device(self._device):  # where Triton launches, on the stream that torch calls current there
+            kernel(**operands)
 
     def record(self, step: Callable[[], None]) -> Callable[[], None]:
         if self._graph_pool is None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from lazy_plugin import LAZY
@@ -48,6 +48,9 @@ class HostAccelerator:
         return nullcontext()
 
     def synchronize(self) -> None: ...
+
+    def launch(self, kernel: Callable[..., None], operands: Mapping[str, Any], writes: Collection[str]) -> None:
+        kernel(**operands)
 
     def record(self, step: Callable[[], None]) -> Callable[[], None]:
         return step
