@@ -36,6 +36,14 @@ class Accelerator(Protocol):
     def default_dtype(self) -> str:
         """Of activations, where nobody asks for another."""
 
+    @property
+    def processors(self) -> int:
+        """How many programs of a kernel run at the same time, one on each."""
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether only narrow tiles fit: see `rtp_torch.kernels.tile`."""
+
     def memory_info(self) -> tuple[int, int]:
         """Bytes: (total, free)."""
 

@@ -29,12 +29,21 @@ class Gpu:
         # Sums stay in float32 where the library splits a product, as the contract wants.
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+        self._properties = torch.cuda.get_device_properties(self._device)
         self._graph_pool: Any = None
         self._recording_stream = self.new_stream()
 
     @property
     def default_dtype(self) -> str:
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+
+    @property
+    def processors(self) -> int:
+        return self._properties.multi_processor_count  # type: ignore[no-any-return]
+
+    @property
+    def is_narrow(self) -> bool:
+        return getattr(self._properties, "gcnArchName", "").startswith("gfx11")  # RDNA 3; NVIDIA's have no such name
 
     def memory_info(self) -> tuple[int, int]:
         free, total = torch.cuda.mem_get_info(self._device)

@@ -27,6 +27,9 @@ def triton_manifest(kind: str) -> Manifest:
         torch_manifest(kind),
         overrides=(
             DeclaredOverride("add_norm", "triton.add_norm", handles=frozenset({"layer_norm"}), is_conditional=True),
+            DeclaredOverride("context_attention", "triton.context_attention", is_conditional=True),
+            DeclaredOverride("decoder_self_attention", "triton.decoder_self_attention", is_conditional=True),
             DeclaredOverride("gated_activation", "triton.gated_activation"),
+            DeclaredOverride("rope_kv_write", "triton.rope_kv_write"),
         ),
     )

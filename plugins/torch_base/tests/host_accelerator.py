@@ -30,6 +30,7 @@ class Passed:
 
 class HostAccelerator:
     default_dtype = "float32"
+    processors, is_narrow = 4, False
 
     def memory_info(self) -> tuple[int, int]:
         return host_memory_info()

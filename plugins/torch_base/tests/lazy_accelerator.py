@@ -105,6 +105,7 @@ class LazyEvent:
 
 class LazyAccelerator:
     default_dtype = "float32"
+    processors, is_narrow = 4, False
 
     def __init__(self) -> None:
         self.streams: list[LazyStream] = []
