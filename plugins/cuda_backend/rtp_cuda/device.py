@@ -6,11 +6,11 @@ from typing import ClassVar
 
 from rtp_core.plugin import DeviceConfig, DeviceInfo, Manifest
 from rtp_cuda.manifest import MANIFEST
-from rtp_torch.device import TorchDevice
 from rtp_torch.gpu import Gpu
+from rtp_torch.triton_device import TritonDevice
 
 
-class CudaDevice(TorchDevice):
+class CudaDevice(TritonDevice):
     manifest: ClassVar[Manifest] = MANIFEST
 
     def __init__(self, info: DeviceInfo, config: DeviceConfig) -> None:

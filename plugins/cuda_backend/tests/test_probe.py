@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,11 @@ def test_devices_have_name_capability_and_memory(library: str, torch_is: Torch) 
         ({"FAKE_CONTEXT": "46"}, CUDA_13, r"cuDevicePrimaryCtxRetain failed with 46: all devices are busy; nvidia-smi"),
         ({}, None, r"torch is not installed; pip install --force-reinstall torch"),
         ({}, TorchBuild("2.13.0+cpu"), r"torch 2.13.0\+cpu, built for no GPU, cannot use a GPU of NVIDIA; pip install"),
+        (
+            {},
+            replace(CUDA_13, has_triton=False),
+            "triton, which compiles the kernels, is not installed .*; pip",
+        ),
         ({}, TorchBuild("2.9.1+rocm6.4", hip="6.4.43484"), r"built for ROCm 6.4.43484, cannot use a GPU of NVIDIA"),
         ({"FAKE_VERSION": "12040"}, CUDA_13, r"too old: it serves CUDA 12.4, torch 2.13.0 needs 13.0; .*/cu126$"),
         ({"FAKE_VERSION": "10020"}, CUDA_13, r"too old: it serves CUDA 10.2, .*; update the driver$"),

@@ -1,5 +1,5 @@
 """What the plugin says about itself before anything native loads."""
 
-from rtp_torch.manifest import torch_manifest
+from rtp_torch.manifest import triton_manifest
 
-MANIFEST = torch_manifest("rocm")
+MANIFEST = triton_manifest("rocm")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,7 @@ def test_hardware_that_this_user_may_not_open(root: Path, monkeypatch: pytest.Mo
     [
         (None, "torch is not installed; pip install --force-reinstall torch --index-url .*rocm"),
         (TorchBuild("2.13.0", cuda="13.0"), "torch 2.13.0, built for CUDA 13.0, cannot use a GPU of AMD; pip install"),
+        (replace(ROCM, has_triton=False), "triton, which compiles the kernels, is not installed .*; pip install"),
         (TorchBuild("2.13.0+cpu"), r"torch 2.13.0\+cpu, built for no GPU, cannot use a GPU of AMD; pip install"),
     ],
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -36,6 +36,14 @@ class Accelerator(Protocol):
     def default_dtype(self) -> str:
         """Of activations, where nobody asks for another."""
 
+    @property
+    def processors(self) -> int:
+        """How many programs of a kernel run at the same time, one on each."""
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether only narrow tiles fit: see `rtp_torch.kernels.tile`."""
+
     def memory_info(self) -> tuple[int, int]:
         """Bytes: (total, free)."""
 
@@ -56,6 +64,9 @@ class Accelerator(Protocol):
 
     def synchronize(self) -> None:
         """Make the host wait for all streams."""
+
+    def launch(self, kernel: Callable[..., None], operands: Mapping[str, Any], writes: Collection[str]) -> None:
+        """Put kernel(**operands), not one of torch's, on the current stream; `writes` names the tensors it changes."""
 
     def record(self, step: Callable[[], None]) -> Callable[[], None]:
         """Run `step` without doing its work, and return what does it, on the current stream, again and again."""

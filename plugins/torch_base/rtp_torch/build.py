@@ -12,11 +12,15 @@ _LINE = re.compile(r"^(__version__|cuda|hip)\b[^=]*= *'([^']*)'", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class TorchBuild:
-    """`cuda`, `hip`: the version of that platform, or None where it was not built for it."""
+    """`cuda`, `hip`: the version of that platform, or None where it was not built for it.
+
+    Wheels of torch for GPUs bring a triton that fits them.
+    """
 
     version: str
     cuda: str | None = None
     hip: str | None = None
+    has_triton: bool = True
 
     def __str__(self) -> str:
         return f"torch {self.version}, built for {self.platform}"
@@ -34,4 +38,5 @@ def installed_torch() -> TorchBuild | None:
         return None
     text = Path(spec.origin).with_name("version.py").read_text(encoding="utf-8")
     found = dict(_LINE.findall(text))
-    return TorchBuild(found.get("__version__", "of unknown version"), found.get("cuda"), found.get("hip"))
+    version, has_triton = found.get("__version__", "of unknown version"), find_spec("triton") is not None
+    return TorchBuild(version, found.get("cuda"), found.get("hip"), has_triton)

@@ -5,8 +5,8 @@ A vendor derives from it with a manifest and an `Accelerator`, and overrides the
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Self
+from collections.abc import Callable, Collection
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -96,6 +96,10 @@ class TorchDevice(Device):
 
     def _scratch(self, tag: str) -> Scratch:
         return Scratch(self.alloc, self._see, tag)
+
+    def _launch(self, kernel: Callable[..., None], *, writes: Collection[str], **operands: Any) -> None:
+        """kernel(**operands), a kernel that is not torch's; `writes` names the tensors that it changes."""
+        self._accelerator.launch(kernel, operands, writes)
 
     # -- movement ------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -20,7 +20,7 @@ class Gpu:
         self._device = torch.device("cuda", index)
         try:
             torch.cuda.init()
-            torch.cuda.set_device(self._device)  # kernels that are not torch's go to the current device
+            torch.cuda.set_device(self._device)  # events and pinned memory are the current device's
             torch.ones(1, device=self._device).add_(1).item()
         except (AssertionError, RuntimeError) as error:  # a torch without GPUs asserts
             raise DeviceError(
@@ -29,12 +29,21 @@ class Gpu:
         # Sums stay in float32 where the library splits a product, as the contract wants.
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+        self._properties = torch.cuda.get_device_properties(self._device)
         self._graph_pool: Any = None
         self._recording_stream = self.new_stream()
 
     @property
     def default_dtype(self) -> str:
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+
+    @property
+    def processors(self) -> int:
+        return self._properties.multi_processor_count  # type: ignore[no-any-return]
+
+    @property
+    def is_narrow(self) -> bool:
+        return getattr(self._properties, "gcnArchName", "").startswith("gfx11")  # RDNA 3; NVIDIA's have no such name
 
     def memory_info(self) -> tuple[int, int]:
         free, total = torch.cuda.mem_get_info(self._device)
@@ -67,6 +76,10 @@ class Gpu:
 
     def synchronize(self) -> None:
         torch.cuda.synchronize(self._device)
+
+    def launch(self, kernel: Callable[..., None], operands: Mapping[str, Any], writes: Collection[str]) -> None:
+        with torch.cuda.device(self._device):  # where Triton launches, on the stream that torch calls current there
+            kernel(**operands)
 
     def record(self, step: Callable[[], None]) -> Callable[[], None]:
         if self._graph_pool is None:

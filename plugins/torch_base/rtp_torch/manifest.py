@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from rtp_core.plugin import Manifest
+from dataclasses import replace
+
+from rtp_core.plugin import DeclaredOverride, Manifest
 
 
 def torch_manifest(kind: str) -> Manifest:
-    """Of an accelerator whose class derives from TorchDevice and overrides nothing more."""
+    """Of an accelerator whose class derives from TorchDevice and overrides nothing."""
     return Manifest(
         kind=kind,
         vendor="rtp",
@@ -16,4 +18,18 @@ def torch_manifest(kind: str) -> Manifest:
         schemes=("q4_0", "q4_1", "q4_k", "q5_0", "q5_1", "q5_k", "q6_k", "q8_0"),
         features=("bias", "layer_norm", "moe", "qk_norm"),
         kv_layouts=("KBD", "BKD"),
+    )
+
+
+def triton_manifest(kind: str) -> Manifest:
+    """Of an accelerator whose class derives from TritonDevice and overrides nothing more."""
+    return replace(
+        torch_manifest(kind),
+        overrides=(
+            DeclaredOverride("add_norm", "triton.add_norm", handles=frozenset({"layer_norm"}), is_conditional=True),
+            DeclaredOverride("context_attention", "triton.context_attention", is_conditional=True),
+            DeclaredOverride("decoder_self_attention", "triton.decoder_self_attention", is_conditional=True),
+            DeclaredOverride("gated_activation", "triton.gated_activation"),
+            DeclaredOverride("rope_kv_write", "triton.rope_kv_write"),
+        ),
     )

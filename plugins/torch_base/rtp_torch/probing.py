@@ -15,7 +15,9 @@ def build_problem(build: TorchBuild | None, version: str | None, platform: str, 
     """Why that torch cannot drive a GPU of `platform`, whose `version` it was built for; or nothing."""
     if build is None:
         return f"torch is not installed; {command}"
-    return "" if version else f"{build}, cannot use a GPU of {platform}; {command}"
+    if not version:
+        return f"{build}, cannot use a GPU of {platform}; {command}"
+    return "" if build.has_triton else f"triton, which compiles the kernels, is not installed beside {build}; {command}"
 
 
 def memory_problem(devices: Sequence[DeviceInfo], command: str) -> str:

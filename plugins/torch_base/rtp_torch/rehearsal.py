@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,6 +45,10 @@ def _download(self: TorchDevice, x: Buffer) -> NDArray[Any]:
     return np.zeros(x.shape, x.dtype.numpy)
 
 
+def _launch(self: TorchDevice, kernel: Callable[..., None], *, writes: Collection[str], **operands: Any) -> None:
+    """Nothing: its memory has been asked for."""
+
+
 def _nothing(self: TorchDevice) -> None:
     """Nothing is under way, and nothing is held."""
 
@@ -59,6 +63,7 @@ _SERVICES: dict[str, Callable[..., Any]] = {
     "non_blocking_copy": _non_blocking_copy,
     "event": _event,
     "download": _download,
+    "_launch": _launch,
     "synchronize": _nothing,
     "close": _nothing,
     "capture": _capture,

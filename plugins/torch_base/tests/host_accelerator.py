@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from lazy_plugin import LAZY
@@ -30,6 +30,7 @@ class Passed:
 
 class HostAccelerator:
     default_dtype = "float32"
+    processors, is_narrow = 4, False
 
     def memory_info(self) -> tuple[int, int]:
         return host_memory_info()
@@ -48,6 +49,9 @@ class HostAccelerator:
         return nullcontext()
 
     def synchronize(self) -> None: ...
+
+    def launch(self, kernel: Callable[..., None], operands: Mapping[str, Any], writes: Collection[str]) -> None:
+        kernel(**operands)
 
     def record(self, step: Callable[[], None]) -> Callable[[], None]:
         return step

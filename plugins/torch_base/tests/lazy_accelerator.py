@@ -9,12 +9,13 @@ nothing between them that orders them, are an OrderError, whether or not it woul
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -104,6 +105,7 @@ class LazyEvent:
 
 class LazyAccelerator:
     default_dtype = "float32"
+    processors, is_narrow = 4, False
 
     def __init__(self) -> None:
         self.streams: list[LazyStream] = []
@@ -145,6 +147,20 @@ class LazyAccelerator:
         for stream in self.streams:
             stream.run(stream.issued)
             self.host_knows(stream.after())
+
+    def launch(self, kernel: Callable[..., None], operands: Mapping[str, Any], writes: Collection[str]) -> None:
+        """A kernel of Triton's, by its interpreter."""
+        touched = [(_content(x), name in writes) for name, value in operands.items() for x in _tensors([value])]
+        spans: dict[int, int] = {}
+        for x, _ in touched:
+            spans[x.data_ptr()] = max(spans.get(x.data_ptr(), 0), _span(x))
+        inner = _map(lambda x: _alone(_content(x), spans[x.data_ptr()]), dict(operands))
+
+        def work() -> None:
+            with np.errstate(all="ignore"):  # it computes in NumPy, which warns of what a GPU does in silence
+                kernel(**inner)
+
+        self.issue(work, touched, kernel.__name__)
 
     def record(self, step: Callable[[], None]) -> Callable[[], None]:
         self.recorded = graph = []
@@ -188,8 +204,13 @@ class LazyAccelerator:
 def _access(x: Tensor, is_write: bool, position: int, op: str) -> Access | None:
     if not x.numel():
         return None
-    span = 1 + sum((extent - 1) * stride for extent, stride in zip(x.shape, x.stride(), strict=True))
-    return Access(x.data_ptr(), x.data_ptr() + span * x.element_size(), is_write, position, op)
+    return Access(x.data_ptr(), x.data_ptr() + _span(x), is_write, position, op)
+
+
+def _span(x: Tensor) -> int:
+    """Bytes from its first element to the end of its last."""
+    steps = sum((extent - 1) * stride for extent, stride in zip(x.shape, x.stride(), strict=True))
+    return (1 + steps) * x.element_size() if x.numel() else 0
 
 
 def _check(accesses: list[Access], others: list[Access], ordered: int) -> None:
@@ -287,6 +308,13 @@ def _map(function: Callable[[Tensor], Tensor], value: Any) -> Any:
 
 def _content(x: Tensor) -> Tensor:
     return x.content if isinstance(x, LazyTensor) else x
+
+
+def _alone(x: Tensor, nbytes: int) -> Tensor:
+    """The same memory as a storage of `nbytes` from x on: Triton's interpreter copies whole ones, an arena."""
+    start = x.storage_offset() * x.element_size()
+    storage = x.untyped_storage()[start : start + nbytes]
+    return torch.empty(0, dtype=x.dtype).set_(storage, 0, x.shape, x.stride())
 
 
 def _outlined(func: Any, args: Any, kwargs: Any) -> tuple[Tensor, ...]:

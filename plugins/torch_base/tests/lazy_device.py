@@ -1,15 +1,16 @@
-"""Devices for the tests: TorchDevice over the lazy accelerator, and one whose decode steps need no host."""
+"""Devices for the tests over the lazy accelerator: op by op, with decode steps that need no host, and with kernels."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 from lazy_accelerator import LazyAccelerator
-from lazy_plugin import LAZY, LAZY_GRAPHS
+from lazy_plugin import LAZY, LAZY_GRAPHS, LAZY_KERNELS
 
 from rtp_core.plugin import AttentionBatch, Buffer, DeviceConfig, DeviceInfo, Manifest, overrides
 from rtp_torch.device import TorchDevice
+from rtp_torch.triton_device import TritonDevice
 
 
 class LazyDevice(TorchDevice):
@@ -42,5 +43,15 @@ class LazyGraphsDevice(LazyDevice):
         return out
 
 
-def open_device(cls: type[LazyDevice], budget: int) -> LazyDevice:
+class LazyKernelsDevice(TritonDevice):
+    manifest: ClassVar[Manifest] = LAZY_KERNELS
+
+    def __init__(self, info: DeviceInfo, config: DeviceConfig) -> None:
+        super().__init__(info, config, LazyAccelerator())
+
+
+D = TypeVar("D", LazyDevice, LazyKernelsDevice)
+
+
+def open_device(cls: type[D], budget: int) -> D:
     return cls(DeviceInfo(f"{cls.kind}:0", cls.__name__, budget, budget), DeviceConfig(memory_budget=budget))

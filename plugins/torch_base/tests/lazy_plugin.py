@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rtp_core.plugin import DeclaredOverride, DeviceConfig, DeviceInfo, Manifest, hookimpl
-from rtp_torch.manifest import torch_manifest
+from rtp_torch.manifest import torch_manifest, triton_manifest
 
 if TYPE_CHECKING:
     from rtp_core.plugin import Device
@@ -18,6 +18,7 @@ LAZY_GRAPHS = replace(
     kind="lazy_graphs",
     overrides=(DeclaredOverride("decoder_self_attention", "lazy.decoder_self_attention"),),
 )
+LAZY_KERNELS = replace(triton_manifest("lazy_kernels"), device_class="reference")
 
 
 class _Plugin:
@@ -34,9 +35,10 @@ class _Plugin:
 
     @hookimpl
     def rtp_device_create(self, info: DeviceInfo, config: DeviceConfig) -> Device:
-        from lazy_device import LazyDevice, LazyGraphsDevice
+        from lazy_device import LazyDevice, LazyGraphsDevice, LazyKernelsDevice
 
-        return (LazyDevice if self._manifest is LAZY else LazyGraphsDevice)(info, config)
+        kinds = {cls.kind: cls for cls in (LazyDevice, LazyGraphsDevice, LazyKernelsDevice)}
+        return kinds[self._manifest.kind](info, config)
 
 
-lazy, lazy_graphs = _Plugin(LAZY), _Plugin(LAZY_GRAPHS)
+lazy, lazy_graphs, lazy_kernels = map(_Plugin, (LAZY, LAZY_GRAPHS, LAZY_KERNELS))

@@ -32,8 +32,9 @@ def test_one_for_another_vendor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (tmp_path / "torch/version.py").write_text(FILE)
     monkeypatch.setattr("sys.path", [str(tmp_path)])
     monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.delitem(sys.modules, "triton")
     build = installed_torch()
-    assert build == TorchBuild("2.9.1+rocm6.4", None, "6.4.43484-123eb5128")
+    assert build == TorchBuild("2.9.1+rocm6.4", None, "6.4.43484-123eb5128", has_triton=False)
     assert str(build) == "torch 2.9.1+rocm6.4, built for ROCm 6.4.43484-123eb5128"
 
 

@@ -1,13 +1,14 @@
-"""The conformance suite at `full` on torch's CPU, where every missing wait is a failure."""
+"""The conformance suite on torch's CPU, where every missing wait is a failure: `full` op by op, and every kernel."""
 
 from __future__ import annotations
 
 import pytest
-from lazy_device import LazyDevice, LazyGraphsDevice
+from lazy_device import LazyDevice, LazyGraphsDevice, LazyKernelsDevice
 
 from rtp_core.conformance.case import LEVELS
 from rtp_core.conformance.subject import Subject
 from rtp_core.conformance.suite import cases, run, run_case
+from rtp_core.plugin import Override
 
 
 def test_the_device_passes_at_full() -> None:
@@ -24,3 +25,17 @@ def test_an_override_of_the_tests_own_does_what_its_default_does(group: str) -> 
     found = [case for case in cases(subject, group) if group == "contract" or "decoder_self_attention" in case.name]
     assert found
     assert [outcome.message for outcome in (run_case(case, subject) for case in found) if outcome.message] == []
+
+
+@pytest.mark.parametrize("override", LazyKernelsDevice.overrides, ids=lambda override: override.op)
+def test_a_kernel_does_what_its_default_does(override: Override) -> None:
+    subject = Subject.of_class(LazyKernelsDevice)
+    found = [
+        case
+        for group in ("contract", "composites", "honesty")
+        for case in cases(subject, group)
+        if group == "contract" or case.name.startswith(f"{override.impl} ")
+    ]
+    outcomes = [run_case(case, subject) for case in found]
+    assert [outcome for outcome in outcomes if outcome.message] == []
+    assert {outcome.group for outcome in outcomes} == {"contract", "composites", "honesty"}

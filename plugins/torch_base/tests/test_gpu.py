@@ -21,6 +21,7 @@ CALLS: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     ),
     (torch.cuda.is_bf16_supported, {"including_emulation": False}),
     (torch.cuda.mem_get_info, {"device": 0}),
+    (torch.cuda.device.__init__, {"self": 0, "device": 0}),
     (torch.cuda.set_device, {"device": 0}),
     (torch.cuda.Stream.__new__, {"cls": 0, "device": 0}),
     (torch.cuda.Event.__new__, {"cls": 0}),

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 from lazy_accelerator import LazyEvent, LazyStream, OrderError
-from lazy_device import LazyDevice
+from lazy_device import LazyDevice, LazyKernelsDevice, open_device
 from numpy.typing import NDArray
 
-from rtp_core.plugin import Buffer, DeviceError, dtypes
+from rtp_core.plugin import Buffer, DeviceError, Norm, dtypes
 from rtp_torch.in_flight import InFlight
 from rtp_torch.staging import SLOTS
 
@@ -20,6 +20,13 @@ Planted = pytest.MonkeyPatch
 
 def numbers(seed: int = 1) -> NDArray[np.float32]:
     return np.random.default_rng(seed).standard_normal(SHAPE).astype(np.float32)
+
+
+@pytest.fixture
+def kernels() -> Iterator[LazyKernelsDevice]:
+    device = open_device(LazyKernelsDevice, 64 << 20)
+    yield device
+    device.close()
 
 
 def new(device: LazyDevice) -> Buffer:
@@ -41,6 +48,16 @@ def test_nothing_has_happened_before_somebody_waits(device: LazyDevice) -> None:
     assert not landing.any()
     event.synchronize()
     np.testing.assert_array_equal(landing, numbers())
+
+
+def test_a_kernel_waits_in_its_stream_as_ops_do(kernels: LazyKernelsDevice) -> None:
+    x, residual = kernels.upload(numbers(1), "x"), kernels.upload(numbers(2), "residual")
+    kernels.synchronize()
+    kernels._add_norm(x, residual, Norm(x[0], 1e-5))
+    content = kernels._see(residual).content
+    np.testing.assert_array_equal(content, numbers(2))
+    kernels.synchronize()
+    np.testing.assert_array_equal(content, numbers(1) + numbers(2))
 
 
 def test_a_host_array_may_change_once_it_has_been_given(device: LazyDevice) -> None:
@@ -173,3 +190,17 @@ def test_a_device_that_does_not_wait_before_the_host_reads_is_found(device: Lazy
     x, landing = device.upload(numbers(), "x"), np.zeros(SHAPE, np.float32)
     device.non_blocking_copy(Buffer.borrow(landing), x)  # and nobody synchronizes
     assert not landing.any()
+
+
+@pytest.mark.parametrize("copied", ["x", "residual"])
+def test_a_kernel_that_writes_what_a_copy_reads_is_found(kernels: LazyKernelsDevice, copied: str) -> None:
+    """What it only reads may be copied meanwhile."""
+    operands = {name: kernels.upload(numbers(), name) for name in ("x", "residual")}
+    kernels.synchronize()
+    kernels.non_blocking_copy(new(kernels), operands[copied])
+    norm = Norm(kernels.upload(numbers()[0], "norm"), 1e-5)
+    if copied == "x":
+        kernels._add_norm(**operands, norm=norm)
+        return
+    with pytest.raises(OrderError, match="add_norm"):
+        kernels._add_norm(**operands, norm=norm)

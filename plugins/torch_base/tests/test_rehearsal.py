@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from checkpoints import VOCAB, make_model, save
-from lazy_device import LazyDevice
+from lazy_device import LazyDevice, LazyKernelsDevice
 
 from rtp_core import LLM, SamplingParams
 from rtp_core.conformance.op_check import Setting
@@ -18,11 +18,10 @@ from rtp_core.plugin import OPS, Device
 
 BUDGET = 64 << 20  # bytes
 READ_IDS = ("moe_experts", "moe_layer")  # on the host, where a rehearsal has one expert do everything
-LIMITS = {"max_model_len": 160, "max_num_seqs": 6, "max_num_batched_tokens": 160}
 
 
-def settings(subject: Subject) -> Iterator[Setting]:
-    for op in OPS:
+def settings(subject: Subject, ops: Iterable[str] = OPS) -> Iterator[Setting]:
+    for op in ops:
         for one in BY_OP[op]:
             for dtype in ("float32", "bfloat16"):
                 schemes = one.schemes(subject.manifest.schemes)
@@ -56,18 +55,34 @@ def test_every_op_takes_what_its_rehearsal_takes() -> None:
     subject.close()
 
 
+def test_every_kernel_takes_what_its_rehearsal_takes() -> None:
+    subject = Subject.of_class(LazyKernelsDevice)
+    kernels = {override.op: override.function for override in LazyKernelsDevice.overrides}
+    rehearsal = subject.device.rehearsal()
+    assert rehearsal is not None
+    twin, ops = rehearsal.bound(kernels), subject.device.bound(kernels)
+    found = [(one.name, taken(twin, one, subject), taken(ops, one, subject)) for one in settings(subject, kernels)]
+    assert [name for name, rehearsed, real in found if rehearsed != real] == []
+    assert {name.split()[0] for name, _, _ in found} == set(kernels)
+    subject.close()
+
+
 @pytest.mark.usefixtures("plugin")
-@pytest.mark.parametrize("device", ["lazy", "lazy_graphs"])
-def test_no_run_within_the_limits_passes_the_predicted_peak(device: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("device", "limit", "seqs"), [("lazy", 160, 6), ("lazy_graphs", 160, 6), ("lazy_kernels", 40, 2)]
+)
+def test_no_run_within_the_limits_passes_the_predicted_peak(device: str, limit: int, seqs: int, tmp_path: Path) -> None:
+    """`limit`: of tokens in a step and of a request; an interpreter of kernels takes its time for each."""
+    limits = {"max_model_len": limit, "max_num_seqs": seqs, "max_num_batched_tokens": limit}
     save(make_model("llama_tied"), tmp_path)
     rng = np.random.default_rng(4)
     params = SamplingParams(temperature=0, max_tokens=3, ignore_eos=True, logprobs=2, prompt_logprobs=0)
-    with LLM(str(tmp_path), device=device, dtype="float32", memory_budget=BUDGET, **LIMITS) as llm:
+    with LLM(str(tmp_path), device=device, dtype="float32", memory_budget=BUDGET, **limits) as llm:
         arena, predicted = llm.device.arena, llm.memory.need.work_space_bytes
         assert predicted is not None
         arena.reset_peak()
         base = arena.stats().peak_reach_bytes
-        for lengths in ((156,), (16,) * 6, (100, 20, 3), (1,)):
+        for lengths in ((limit - 3,), (limit // 10,) * seqs, (limit * 5 // 8, limit // 8, 3)[:seqs], (1,)):
             llm.generate([rng.integers(0, VOCAB, length).tolist() for length in lengths], params)
         observed = arena.stats().peak_reach_bytes - base
         assert arena.stats().public_bytes == 0, arena.table()

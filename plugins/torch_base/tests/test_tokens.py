@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from checkpoints import make_model, save
 from rtp_core import LLM, SamplingParams
 
 BUDGET = 64 << 20  # bytes
-GREEDY = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
+FEW: dict[str, Any] = {"lengths": (9, 17), "max_tokens": 4}  # for an interpreter of kernels
 
 
 @pytest.fixture(scope="module", params=["llama_tied", "llama_biases", "qwen2_untied"])
@@ -21,13 +23,16 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     return folder
 
 
-def tokens(folder: Path, device: str, why_eager: str) -> list[list[int]]:
+def tokens(
+    folder: Path, device: str, why_eager: str, lengths: Sequence[int] = (9, 1, 33, 17), max_tokens: int = 12
+) -> list[list[int]]:
     rng = np.random.default_rng(11)
-    prompts = [rng.integers(0, 256, length).tolist() for length in (9, 1, 33, 17)]
+    greedy = SamplingParams(temperature=0, max_tokens=max_tokens, ignore_eos=True)
+    prompts = [rng.integers(0, 256, length).tolist() for length in lengths]
     with LLM(str(folder), device=device, dtype="float32", memory_budget=BUDGET, max_num_batched_tokens=24) as llm:
         assert llm.why_eager == why_eager
         assert llm.device.info.id == f"{device}:0"
-        return [output.token_ids for output in llm.generate(prompts, GREEDY)]
+        return [output.token_ids for output in llm.generate(prompts, greedy)]
 
 
 @pytest.mark.usefixtures("plugin")
@@ -35,3 +40,10 @@ def test_greedy_tokens_are_the_references(checkpoint: Path) -> None:
     expected = tokens(checkpoint, "ref", "this device records no steps")
     assert tokens(checkpoint, "lazy", "an op of the plan reads context lengths on the host") == expected
     assert tokens(checkpoint, "lazy_graphs", "") == expected
+
+
+@pytest.mark.usefixtures("plugin")
+def test_greedy_tokens_through_kernels_are_the_references(tmp_path: Path) -> None:
+    save(make_model("llama_biases"), tmp_path)
+    expected = tokens(tmp_path, "ref", "this device records no steps", **FEW)
+    assert tokens(tmp_path, "lazy_kernels", "", **FEW) == expected

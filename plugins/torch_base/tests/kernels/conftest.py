@@ -1,8 +1,7 @@
-"""Kernels run in Triton's interpreter, on the CPU: it must be chosen before triton is imported anywhere."""
+"""The definition beside the kernels, which the folder above has brought into Triton's interpreter."""
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,19 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-os.environ.setdefault("TRITON_INTERPRET", "1")
 sys.path.insert(0, str(Path(__file__).parent))  # for kernel_oracle, from whatever folder pytest is started
-
-import interpreted_bfloat16
-import triton
 
 from rtp_core.device.reference import ReferenceDevice
 from rtp_core.plugin import DeviceConfig, DeviceInfo
 
 BUDGET = 64 << 20  # bytes
-
-if isinstance(triton.language.standard.cdiv, triton.JITFunction):
-    raise pytest.UsageError("triton was imported without its interpreter: name this folder among pytest's test paths")
 
 
 @pytest.fixture
@@ -36,11 +28,6 @@ def ref() -> Iterator[ReferenceDevice]:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(7)
-
-
-@pytest.fixture(autouse=True)
-def _bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
-    interpreted_bfloat16.mend(monkeypatch)
 
 
 @pytest.fixture(autouse=True)

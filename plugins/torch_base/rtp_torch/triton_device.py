@@ -1,0 +1,116 @@
+"""A TorchDevice whose composites are kernels in Triton, where there are such: one launch instead of several of torch's.
+
+What a kernel needs beside its operands it takes from the arena before the launch, so a rehearsal counts it, too.
+"""
+
+from __future__ import annotations
+
+from rtp_core.plugin import YES, AttentionBatch, AttentionWeights, Buffer, No, Norm, Signature, Yes, overrides
+from rtp_torch.device import TorchDevice
+from rtp_torch.kernels.add_norm import add_norm
+from rtp_torch.kernels.context_attention import context_attention
+from rtp_torch.kernels.decode_attention import decoder_self_attention, num_splits, scratch_size
+from rtp_torch.kernels.gated_activation import gated_activation
+from rtp_torch.kernels.rope_kv_write import rope_kv_write
+
+WIDEST_ROW = 1 << 15  # elements that the registers of one program hold
+HEAD_DIMS = range(9, 257)  # that attention has tiles for: matrix instructions take 16 at least
+
+
+def _row_fits(signature: Signature) -> Yes | No:
+    width = signature.dims["hidden_size"]
+    return YES if width <= WIDEST_ROW else No(f"a row of {width} elements is wider than {WIDEST_ROW}")
+
+
+def _head_fits(signature: Signature) -> Yes | No:
+    dim = signature.dims["head_dim"]
+    if dim in HEAD_DIMS:
+        return YES
+    return No(f"heads of {dim} elements: its tiles are for {HEAD_DIMS.start} to {HEAD_DIMS.stop - 1}")
+
+
+class TritonDevice(TorchDevice):
+    """Registers nothing, as its base does not."""
+
+    @overrides("add_norm", impl="triton.add_norm", handles={"layer_norm"}, when=_row_fits)
+    def _add_norm(self, x: Buffer, residual: Buffer, norm: Norm, *, out: Buffer | None = None) -> tuple[Buffer, Buffer]:
+        out = self.alloc(x.shape, x.dtype, "add_norm") if out is None else out
+        self._launch(
+            add_norm,
+            writes=("residual", "out"),
+            x=self._see(x),
+            residual=self._see(residual),
+            weight=self._see(norm.weight),
+            bias=None if norm.bias is None else self._see(norm.bias),
+            eps=norm.eps,
+            out=self._see(out),
+        )
+        return out, residual
+
+    @overrides("gated_activation", impl="triton.gated_activation")
+    def _gated_activation(self, x: Buffer, *, kind: str, out: Buffer | None = None) -> Buffer:
+        out = self.alloc((x.shape[0], x.shape[1] // 2), x.dtype, "gated_activation") if out is None else out
+        self._launch(gated_activation, writes=("out",), x=self._see(x), kind=kind, out=self._see(out))
+        return out
+
+    @overrides("rope_kv_write", impl="triton.rope_kv_write")
+    def _rope_kv_write(
+        self, q: Buffer, k: Buffer, v: Buffer, kv: Buffer, weights: AttentionWeights, batch: AttentionBatch
+    ) -> Buffer:
+        rope = weights.rope
+        self._launch(
+            rope_kv_write,
+            writes=("q", "k", "kv"),
+            q=self._see(q),
+            k=self._see(k),
+            v=self._see(v),
+            kv=self._see(kv),
+            slots=self._see(batch.slots),
+            positions=self._see(batch.positions),
+            tables=None if rope is None else (self._see(rope.cos), self._see(rope.sin)),
+        )
+        return q
+
+    @overrides("context_attention", impl="triton.context_attention", when=_head_fits)
+    def _context_attention(
+        self, q: Buffer, kv: Buffer, batch: AttentionBatch, *, scale: float, out: Buffer | None = None
+    ) -> Buffer:
+        out, first = self.alloc(q.shape, q.dtype, "context_attention") if out is None else out, batch.num_decode
+        self._launch(
+            context_attention,
+            writes=("out",),
+            q=self._see(q),
+            kv=self._see(kv),
+            block_tables=self._see(batch.block_tables[first:]),
+            context_lens=self._see(batch.device_context_lens[first:]),
+            query_starts=self._see(batch.device_query_starts[first:]),
+            scale=scale,
+            out=self._see(out),
+            narrow=self._accelerator.is_narrow,
+        )
+        return out
+
+    @overrides("decoder_self_attention", impl="triton.decoder_self_attention", when=_head_fits)
+    def _decoder_self_attention(
+        self, q: Buffer, kv: Buffer, batch: AttentionBatch, *, scale: float, out: Buffer | None = None
+    ) -> Buffer:
+        """Lengths stay on the device; how many splits are worth while follows from what the tables have room for."""
+        out = self.alloc(q.shape, q.dtype, "decoder_self_attention") if out is None else out
+        requests, heads, head_dim = q.shape
+        room = batch.block_tables.shape[1] * kv.shape[3]
+        splits = num_splits(requests, kv.shape[2], room, self._accelerator.processors)
+        scratch = self._scratch("decoder_self_attention")
+        self._launch(
+            decoder_self_attention,
+            writes=("scratch", "out"),
+            q=self._see(q),
+            kv=self._see(kv),
+            block_tables=self._see(batch.block_tables[:requests]),
+            context_lens=self._see(batch.device_context_lens[:requests]),
+            scale=scale,
+            splits=splits,
+            scratch=scratch((scratch_size(requests, heads, head_dim, splits),)),
+            out=self._see(out),
+            narrow=self._accelerator.is_narrow,
+        )
+        return out
