@@ -31,5 +31,6 @@ def triton_manifest(kind: str) -> Manifest:
             DeclaredOverride("decoder_self_attention", "triton.decoder_self_attention", is_conditional=True),
             DeclaredOverride("gated_activation", "triton.gated_activation"),
             DeclaredOverride("rope_kv_write", "triton.rope_kv_write"),
+            DeclaredOverride("sample", "triton.sample"),
         ),
     )

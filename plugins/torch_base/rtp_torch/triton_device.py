@@ -5,8 +5,16 @@ What a kernel needs beside its operands it takes from the arena before the launc
 
 from __future__ import annotations
 
-from rtp_core.plugin import YES, AttentionBatch, AttentionWeights, Buffer, No, Norm, Signature, Yes, overrides
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rtp_core.plugin import YES, AttentionBatch, AttentionWeights, Buffer, No, Norm, Signature, Yes, dtypes, overrides
+from rtp_torch import packed_arrays
 from rtp_torch.device import TorchDevice
+from rtp_torch.kernels import sample
 from rtp_torch.kernels.add_norm import add_norm
 from rtp_torch.kernels.context_attention import context_attention
 from rtp_torch.kernels.decode_attention import decoder_self_attention, num_splits, scratch_size
@@ -114,3 +122,47 @@ class TritonDevice(TorchDevice):
             narrow=self._accelerator.is_narrow,
         )
         return out
+
+    @overrides("sample", impl="triton.sample")
+    def _sample(
+        self,
+        logits: Buffer,
+        *,
+        temperature: NDArray[np.float32],
+        top_k: NDArray[np.int64],
+        top_p: NDArray[np.float32],
+        min_p: NDArray[np.float32],
+        uniforms: NDArray[np.float64],
+    ) -> NDArray[np.int64]:
+        """Only peaks and ids come to the host. What the definition refuses it refuses itself, with its own error."""
+        rows, tiles = logits.shape[0], sample.num_tiles(logits.shape[1])
+        chosen = self.alloc((2, rows), dtypes.int32, "sample")
+        found = self._see(chosen)
+        peaks, ids, scratch = found[0].view(torch.float32), found[1], self._scratch("sample")
+        self._launch(
+            sample.argmax,
+            writes=("tile_peaks", "tile_ids", "peaks", "ids"),
+            logits=self._see(logits),
+            tile_peaks=scratch((rows, tiles)),
+            tile_ids=scratch((rows, tiles), torch.int32),
+            peaks=peaks,
+            ids=ids,
+        )
+        if (temperature > 0).any():
+            given: dict[str, NDArray[Any]] = {
+                "temperature": temperature,
+                "top_k": top_k,
+                "top_p": top_p,
+                "min_p": min_p,
+                "uniforms": uniforms,
+            }
+            packed = self.upload(packed_arrays.pack(given.values()), "sample")
+            tensors = dict(zip(given, packed_arrays.unpack(self._see(packed), given.values()), strict=True))
+            self._launch(sample.draw, writes=("ids",), logits=self._see(logits), peaks=peaks, ids=ids, **tensors)
+        on_host = self.download(chosen)
+        if not np.isfinite(on_host[0].view(np.float32)).all():
+            return super().sample(
+                logits, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, uniforms=uniforms
+            )
+        token_ids: NDArray[np.int64] = on_host[1].astype(np.int64)
+        return token_ids

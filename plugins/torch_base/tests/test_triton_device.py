@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from lazy_device import LazyKernelsDevice, open_device
 
-from rtp_core.plugin import AttentionBatch, Signature, dtypes
+from rtp_core.plugin import AttentionBatch, DeviceError, Signature, dtypes
 
 BUDGET = 64 << 20  # bytes
 
@@ -34,6 +34,15 @@ def test_a_long_context_is_split_in_work_space_of_the_arena(device: LazyKernelsD
     taken = device.arena.stats().peak_bytes - before
     np.testing.assert_allclose(device.download(result), expected, rtol=1e-5, atol=1e-6)
     assert taken >= q.nbytes + 2 * 2 * 3 * (16 + 2) * dtypes.float32.itemsize
+
+
+@pytest.mark.parametrize("logit", [np.nan, np.inf])
+def test_logits_that_are_no_distribution_are_the_definitions_error(device: LazyKernelsDevice, logit: float) -> None:
+    logits, ones = np.zeros((2, 5), np.float32), np.ones(2, np.float32)
+    logits[1, 3] = logit
+    filters = {"temperature": 0 * ones, "top_k": np.zeros(2, np.int64), "top_p": ones, "min_p": 0 * ones}
+    with pytest.raises(DeviceError, match=f"the largest logit is {logit}.*row 1"):
+        device._sample(device.upload(logits, "logits"), **filters, uniforms=np.zeros(2))
 
 
 @pytest.mark.parametrize(
