@@ -1,13 +1,14 @@
-/* Matrix products with quantized weights. Activations become int8 in groups of 32, scale amax / 127, to nearest even; at
-   two levels what is left of them becomes int8 again, with 1/254 of the scale (half a step is its largest magnitude):
-   16 bits in all, multiplied as such. Per group: an exact integer dot product, then one f32 multiply and add for the
-   scales, and one more for the zero of asymmetric schemes, which meets the sum of the dequantized activations.
+/* Matrix products with quantized weights. Activations become int8 in groups of 32 (int8_group.h); at two levels what is left
+   of them becomes int8 again, with 1/254 of the scale (half a step is its largest magnitude): 16 bits in all, multiplied
+   as such. Per group: an exact integer dot product, then one f32 multiply and add for the scales, and one more for the
+   zero of asymmetric schemes, which meets the sum of the dequantized activations.
 
    Few rows multiply the weights as they lie, at the speed of memory. Many rows share a panel: 16 rows of weights, some of
    their columns, with a byte a code and f32 scales, which stays in the first cache while the rows pass.
 
    A gated product has two results for each column of out: gate's are kept until up's are there, and neither is stored. */
 
+#include "int8_group.h"
 #include "rows16.h"
 #include "vmath.h"
 
@@ -27,13 +28,17 @@ typedef struct {
     const void *a, *bias;
     const uint8_t *w;
     int64_t m, n, k, groups, out_row, a_row;
-    /* Activations, tile by tile as tile_rows cuts a block, then by group, then by row of the tile. */
-    char *codes; /* 32 int8, or int16 at two levels */
-    float *scales; /* of a code */
-    float *sums; /* sum of what the codes stand for; asymmetric schemes */
-    int32_t *starts; /* 2: makes up, by halves of a group, for what weight codes are too large by */
+    char *activations; /* tile by tile as tile_rows cuts a block, then by group */
     int64_t row_groups, group_blocks, block_groups, row_blocks, block_rows;
 } job;
+
+/* One group of a tile of activations, each part by row. */
+typedef struct {
+    char *codes;     /* 32 int8, or int16 at two levels */
+    float *scales;   /* of a code */
+    float *sums;     /* of what the codes stand for; asymmetric schemes */
+    int32_t *starts; /* make up for what weight codes are too large by; those of second halves after all first ones */
+} tile_group;
 
 INLINE int kind_of(rows16_scheme s, int levels) { return levels == 2 ? WIDE : s.is_nibbles ? NIBBLES : BYTES; }
 INLINE int64_t code_bytes(int levels) { return levels; }
@@ -58,93 +63,71 @@ INLINE row_tile tile_with(const job *j, int64_t m) {
     return tile;
 }
 
-/* Where group g of row m is among the activations. */
-INLINE int64_t place_of(const job *j, row_tile tile, int64_t m, int64_t g) {
-    return tile.first * j->groups + g * tile.rows + m - tile.first;
+/* Of one row and group: codes, scale, sum and two starts. */
+INLINE int64_t place_bytes(int levels) { return GROUP * code_bytes(levels) + 16; }
+
+/* Group g of the `rows` rows from `first` on. */
+INLINE tile_group tile_group_at(const job *j, const int levels, int64_t first, int64_t rows, int64_t g) {
+    tile_group group;
+    group.codes = j->activations + (first * j->groups + g * rows) * place_bytes(levels);
+    group.scales = (float *)(group.codes + rows * GROUP * code_bytes(levels));
+    group.sums = group.scales + rows;
+    group.starts = (int32_t *)(group.sums + rows);
+    return group;
 }
 
 /* ---- activations ---- */
 
-/* Whole numbers nearest to x * inverse, all within int8. */
-INLINE void round_group(const float *x, float inverse, int32_t *whole) {
-    for (int i = 0; i < GROUP; i++) {
-        float shifted = x[i] * inverse + 12582912.0f; /* 1.5 * 2^23: the low bits are the nearest whole number */
-        int32_t bits;
-        memcpy(&bits, &shifted, 4);
-        whole[i] = bits - 0x4b400000;
-    }
-}
-
-/* One group of activations: codes, and the scale. The largest magnitude is found on the bits, so that NaN and inf are
-   seen too. */
-INLINE void quantize_group(const float *x, int32_t *codes, float *scale) {
-    uint32_t top = 0;
-    for (int i = 0; i < GROUP; i++) {
-        uint32_t bits;
-        memcpy(&bits, x + i, 4);
-        bits &= 0x7fffffffu;
-        top = bits > top ? bits : top;
-    }
-    float amax;
-    memcpy(&amax, &top, 4);
-    if (top >= 0x7f800000u || amax < 1e-30f) { /* not finite: the scale makes the row NaN; tiny: 127 / amax overflows */
-        uint32_t nan = 0x7fc00000u;
-        memset(codes, 0, GROUP * sizeof *codes);
-        *scale = 0;
-        if (top >= 0x7f800000u) memcpy(scale, &nan, 4);
-        return;
-    }
-    *scale = amax / 127.0f;
-    round_group(x, 127.0f / amax, codes);
-}
-
-/* The second level of a group whose first one is done, and both as one code in steps of the second. */
-INLINE void refine_group(const float *x, float scale, int32_t *codes) {
+/* Both levels of a group as one code in steps of the second; the sum of these. */
+INLINE int32_t refine_group(const float *x, float scale, const int8_t *codes, int16_t *refined) {
     float rest[GROUP];
-    int32_t fine[GROUP];
-    if (!(scale > 1e-30f)) return; /* nothing is left of a group of zeros; one that is not finite is NaN already */
+    int8_t fine[GROUP];
     for (int i = 0; i < GROUP; i++) {
         float left = (x[i] - scale * (float)codes[i]) / scale * 254.0f;
         rest[i] = left > 127.0f ? 127.0f : left < -127.0f ? -127.0f : left; /* a tie may round past half a step */
     }
     round_group(rest, 1.0f, fine);
-    for (int i = 0; i < GROUP; i++) codes[i] = 254 * codes[i] + fine[i];
+    int32_t sum = 0;
+    for (int i = 0; i < GROUP; i++) refined[i] = (int16_t)(254 * codes[i] + fine[i]);
+    for (int i = 0; i < GROUP; i++) sum += refined[i];
+    return sum;
 }
 
-/* Sums of the whole group and of its first half. Over all of it, since compilers take shorter loops apart. */
-INLINE void sum_group(const int32_t *codes, int32_t *all, int32_t *first) {
-    static const int32_t in_first[GROUP] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
-    *all = *first = 0;
-    for (int i = 0; i < GROUP; i++) *all += codes[i];
-    for (int i = 0; i < GROUP; i++) *first += codes[i] & in_first[i];
+/* Sum of the first half. Over all of it, since compilers take shorter loops apart. */
+INLINE int32_t first_half(const int16_t *codes) {
+    static const int16_t in_first[GROUP] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
+    int32_t sum = 0;
+    for (int i = 0; i < GROUP; i++) sum += codes[i] & in_first[i];
+    return sum;
 }
 
-INLINE void quantize_row(const job *j, const int levels, int64_t m, int32_t too_large) {
+INLINE void quantize_row(const job *j, const int levels, int64_t m, int32_t too_large, const int halves) {
     const row_tile tile = tile_with(j, m);
+    const int64_t r = m - tile.first;
     for (int64_t g = 0; g < j->groups; g++) {
         float wide[GROUP], scale;
-        int32_t codes[GROUP];
+        int8_t codes[GROUP];
+        int16_t refined[GROUP];
         const float *x = tile_in(j->dtype, at(j->a, j->dtype, m * j->a_row + g * GROUP), GROUP, wide);
-        quantize_group(x, codes, &scale);
-        if (levels == 2) {
-            refine_group(x, scale, codes);
+        const tile_group group = tile_group_at(j, levels, tile.first, tile.rows, g);
+        int32_t sum = quantize_group(x, largest_of_group(x), codes, &scale);
+        for (int i = 0; (levels == 2 || halves == 2) && i < GROUP; i++) refined[i] = codes[i];
+        if (levels == 2 && scale > 1e-30f) { /* nothing is left of a group of zeros; one that is not finite is NaN already */
+            sum = refine_group(x, scale, codes, refined);
             scale *= FINE;
         }
-        const int64_t place = place_of(j, tile, m, g);
-        int32_t all, first;
-        sum_group(codes, &all, &first);
-        j->scales[place] = scale;
-        j->sums[place] = scale * (float)all;
-        j->starts[2 * place] = -too_large * first;
-        j->starts[2 * place + 1] = -too_large * (all - first);
+        const int32_t first = halves == 2 ? first_half(refined) : sum;
+        group.scales[r] = scale;
+        group.sums[r] = scale * (float)sum;
+        group.starts[r] = -too_large * first;
+        group.starts[tile.rows + r] = -too_large * (sum - first);
         if (levels == 1) {
-            int8_t *to = (int8_t *)j->codes + place * GROUP;
-            for (int i = 0; i < GROUP; i++) to[i] = (int8_t)codes[i];
+            memcpy(group.codes + r * GROUP, codes, GROUP);
         } else {
-            int16_t *to = (int16_t *)j->codes + place * GROUP;
+            int16_t *to = (int16_t *)group.codes + r * GROUP;
             for (int i = 0; i < GROUP; i += 4) { /* in the order of dots.h */
-                to[i] = (int16_t)codes[i], to[i + 1] = (int16_t)codes[i + 2];
-                to[i + 2] = (int16_t)codes[i + 1], to[i + 3] = (int16_t)codes[i + 3];
+                to[i] = refined[i], to[i + 1] = refined[i + 2];
+                to[i + 2] = refined[i + 1], to[i + 3] = refined[i + 3];
             }
         }
     }
@@ -156,8 +139,9 @@ static void quantize_rows(void *argument, int64_t begin, int64_t end, void *scra
     rows16_scheme s = rows16_of(j->scheme);
     int32_t too_large = dots_bias(kind_of(s, j->levels)) + (s.is_nibbles ? s.offset : 0);
     for (int64_t m = begin; m < end; m++) {
-        if (j->levels == 1) quantize_row(j, 1, m, too_large);
-        else quantize_row(j, 2, m, too_large);
+        if (j->levels == 2) quantize_row(j, 2, m, too_large, rows16_halves(s));
+        else if (rows16_halves(s) == 2) quantize_row(j, 1, m, too_large, 2);
+        else quantize_row(j, 1, m, too_large, 1);
     }
 }
 
@@ -167,10 +151,9 @@ static void quantize_rows(void *argument, int64_t begin, int64_t end, void *scra
    or, from_panel, a panel. Added to what is there, except by group 0. */
 INLINE void tile_of(const job *j, const int rows, const int kind, const rows16_scheme s, const int from_panel,
                     int64_t m0, const uint8_t *w, int64_t g0, int64_t g1, float *values) {
-    const int halves = rows16_halves(s);
+    const int halves = rows16_halves(s), levels = kind == WIDE ? 2 : 1;
     /* A panel of symmetric weights at two levels may be of nibbles, too. */
     const int has_start = dots_bias(kind) || (s.is_nibbles && s.offset) || (from_panel && kind == WIDE);
-    const int64_t size = kind == WIDE ? 2 : 1;
     v16 acc[TILE_ROWS];
 #pragma GCC unroll 12
     for (int m = 0; m < rows; m++) acc[m] = g0 == 0 ? v16_zero() : v16_load(values + m * ROWS);
@@ -180,34 +163,32 @@ INLINE void tile_of(const job *j, const int rows, const int kind, const rows16_s
         const uint8_t *lines = from_panel ? panel->codes : block + rows16_codes_at(s);
         if (!from_panel) /* bound by memory: the hardware's own prefetch stops at pages */
             for (int64_t at = 0; at < rows16_block_bytes(s); at += LINE) __builtin_prefetch(block + AHEAD + at);
-        const int64_t place = m0 * j->groups + g * rows;
-        const char *a = j->codes + place * GROUP * size;
-        const int32_t *start = j->starts + 2 * place;
+        const tile_group a = tile_group_at(j, levels, m0, rows, g);
 #pragma GCC unroll 2
         for (int h = 0; h < halves; h++) {
             dots16 sums[TILE_ROWS];
             int32_t starts[TILE_ROWS];
 #pragma GCC unroll 12
             for (int m = 0; m < rows; m++) {
-                starts[m] = 0;
-                if (has_start) starts[m] = start[2 * m + h] + (halves == 1 ? start[2 * m + 1] : 0);
+                starts[m] = has_start ? a.starts[h * rows + m] : 0;
                 sums[m] = dots_start(kind, starts[m]);
             }
 #pragma GCC unroll 8
             for (int q = h * LINES / halves; q < (h + 1) * LINES / halves; q++) {
                 line16 line = from_panel ? line_load(lines + q * LINE) : rows16_line(s, kind, lines, q);
 #pragma GCC unroll 12
-                for (int m = 0; m < rows; m++) dots_add(kind, &sums[m], line, a + (m * GROUP + 4 * q) * size);
+                for (int m = 0; m < rows; m++)
+                    dots_add(kind, &sums[m], line, a.codes + (m * GROUP + 4 * q) * code_bytes(levels));
             }
             v16 scale = from_panel ? v16_load(panel->scales[h]) : rows16_scale(s, block, g, h);
 #pragma GCC unroll 12
             for (int m = 0; m < rows; m++)
-                acc[m] = v16_fma(dots_done(kind, sums[m], starts[m]), v16_mul1(scale, j->scales[place + m]), acc[m]);
+                acc[m] = v16_fma(dots_done(kind, sums[m], starts[m]), v16_mul1(scale, a.scales[m]), acc[m]);
         }
         if (s.is_asymmetric) {
             v16 zero = from_panel ? v16_load(panel->zeros) : rows16_zero(s, block, g);
 #pragma GCC unroll 12
-            for (int m = 0; m < rows; m++) acc[m] = v16_fma1(zero, j->sums[place + m], acc[m]);
+            for (int m = 0; m < rows; m++) acc[m] = v16_fma1(zero, a.sums[m], acc[m]);
         }
     }
 #pragma GCC unroll 12
@@ -293,11 +274,17 @@ static tile_function *panel_tiles(rows16_scheme s, int levels) {
 
 /* ---- the loops over tiles ---- */
 
-/* 16 of the bias, the last ones followed by zeros. */
-INLINE v16 bias_of(const job *j, int64_t n, int64_t width) {
-    float bias[ROWS] = {0};
-    if (j->bias) load_f32(j->bias_dtype, at(j->bias, j->bias_dtype, n), width, bias);
-    return v16_load(bias);
+/* What is added to the outputs of a row group, and to their gates. */
+typedef struct {
+    float up[ROWS], gate[ROWS];
+} biases;
+
+static void load_biases(const job *j, int64_t n, biases *b) {
+    memset(b, 0, sizeof *b);
+    if (!j->bias) return;
+    const int64_t width = min64(ROWS, j->n - n), up = j->gate == NO_GATE ? 0 : j->n;
+    load_f32(j->bias_dtype, at(j->bias, j->bias_dtype, up + n), width, b->up);
+    if (up) load_f32(j->bias_dtype, at(j->bias, j->bias_dtype, n), width, b->gate);
 }
 
 INLINE v16 gated(int kind, v16 gate, v16 up) {
@@ -307,17 +294,17 @@ INLINE v16 gated(int kind, v16 gate, v16 up) {
 }
 
 /* Outputs n.. of `rows` rows from m on. gates: what goes with values, of a gated product. */
-static void store_rows(const job *j, int64_t m, int64_t rows, int64_t n, const float *values, const float *gates) {
-    float part[ROWS];
-    const int64_t width = min64(ROWS, j->n - n), up = j->gate == NO_GATE ? 0 : j->n;
+static void store_rows(const job *j, int64_t m, int64_t rows, int64_t n, const float *values, const float *gates,
+                       const biases *b) {
+    const int64_t width = min64(ROWS, j->n - n);
     const int is_whole = width == ROWS && j->dtype == RTP_CPU_F32;
-    const v16 added = bias_of(j, up + n, width), gate_added = up ? bias_of(j, n, width) : added;
-    for (int64_t r = 0; r < rows; r++, values += ROWS) {
+    const v16 added = v16_load(b->up), gate_added = v16_load(b->gate);
+    for (int64_t r = 0; r < rows; r++) {
+        float part[ROWS];
         void *out = at_mut(j->out, j->dtype, (m + r) * j->out_row + n);
-        float *to = is_whole ? out : part;
-        v16 y = v16_add(v16_load(values), added);
-        if (up) y = gated(j->gate, v16_add(v16_load(gates + r * ROWS), gate_added), y);
-        v16_store(to, y);
+        v16 y = v16_add(v16_load(values + r * ROWS), added);
+        if (j->gate != NO_GATE) y = gated(j->gate, v16_add(v16_load(gates + r * ROWS), gate_added), y);
+        v16_store(is_whole ? out : part, y);
         if (!is_whole) store_f32(j->dtype, out, width, part);
     }
 }
@@ -334,30 +321,58 @@ static void multiply_few(void *argument, int64_t begin, int64_t end, void *scrat
     tile_function *tile = few_tiles(j->scheme, j->levels);
     for (int64_t group = begin; group < end; group++) {
         float values[TILE_ROWS * ROWS], gates[TILE_ROWS * ROWS];
+        biases added;
+        load_biases(j, group * ROWS, &added);
         for (int64_t m = 0; m < j->m;) {
             int rows = tile_rows(j->m - m);
             if (j->gate != NO_GATE) tile(j, rows, m, j->w + group * bytes, 0, j->groups, gates);
             tile(j, rows, m, up_of(j, j->w, group, bytes), 0, j->groups, values);
-            store_rows(j, m, rows, group * ROWS, values, gates);
+            store_rows(j, m, rows, group * ROWS, values, gates, &added);
             m += rows;
         }
     }
 }
 
 /* Groups [g0, g1) of the row group at w as a panel. */
-static void unpack_panel(rows16_scheme s, int kind, const uint8_t *w, int64_t g0, int64_t g1, panel_group *panel) {
+INLINE void unpack_as(const rows16_scheme s, const int kind, const uint8_t *w, int64_t g0, int64_t g1,
+                      panel_group *panel) {
     for (int64_t g = g0; g < g1; g++, panel++) {
         const uint8_t *block = w + rows16_block_at(s, g), *codes = block + rows16_codes_at(s);
         for (int64_t at = 0; at < rows16_block_bytes(s); at += LINE) __builtin_prefetch(block + AHEAD + at);
+#pragma GCC unroll 8
         for (int q = 0; q < LINES; q++) line_store(panel->codes + q * LINE, rows16_line(s, kind, codes, q));
         for (int h = 0; h < rows16_halves(s); h++) v16_store(panel->scales[h], rows16_scale(s, block, g, h));
         if (s.is_asymmetric) v16_store(panel->zeros, rows16_zero(s, block, g));
     }
 }
 
+static void unpack(int scheme, int levels, const uint8_t *w, int64_t g0, int64_t g1, panel_group *panel) {
+#define UNPACK(scheme, kind) unpack_as(rows16_of(scheme), kind, w, g0, g1, panel)
+    switch (scheme) { /* bytes of any kind lie in a panel as they are stored */
+        case RTP_CPU_Q4_0:
+            if (levels == 1) UNPACK(RTP_CPU_Q4_0, NIBBLES);
+            else UNPACK(RTP_CPU_Q4_0, WIDE);
+            return;
+        case RTP_CPU_Q4_1:
+            if (levels == 1) UNPACK(RTP_CPU_Q4_1, NIBBLES);
+            else UNPACK(RTP_CPU_Q4_1, WIDE);
+            return;
+        case RTP_CPU_Q4_K:
+            if (levels == 1) UNPACK(RTP_CPU_Q4_K, NIBBLES);
+            else UNPACK(RTP_CPU_Q4_K, WIDE);
+            return;
+        case RTP_CPU_Q5_1: UNPACK(RTP_CPU_Q5_1, BYTES); return;
+        case RTP_CPU_Q5_K: UNPACK(RTP_CPU_Q5_K, BYTES); return;
+        case RTP_CPU_Q6_K: UNPACK(RTP_CPU_Q6_K, BYTES); return;
+        default: UNPACK(RTP_CPU_Q8_0, BYTES); return;
+    }
+#undef UNPACK
+}
+
 typedef struct {
     panel_group panel[PANEL_GROUPS];
     float values[MAX_BLOCK_ROWS * ROWS], gates[MAX_BLOCK_ROWS * ROWS];
+    biases added;
 } many_scratch;
 
 /* Rows [m0, m0 + rows) times the row group at w, into `values`. `is_last`: store each tile at once, so that the lines of
@@ -365,16 +380,16 @@ typedef struct {
 static void multiply_group(const job *j, const uint8_t *w, int64_t group, int64_t m0, int64_t rows, many_scratch *own,
                            float *values, int is_last) {
     const rows16_scheme s = rows16_of(j->scheme);
-    const int kind = kind_of(s, j->levels);
+    const int64_t pieces = div_up(j->groups, PANEL_GROUPS);
     tile_function *tile = panel_tiles(s, j->levels);
-    for (int64_t g = 0; g < j->groups; g += PANEL_GROUPS) {
-        int64_t g_end = min64(j->groups, g + PANEL_GROUPS);
-        unpack_panel(s, kind, w, g, g_end, own->panel);
+    for (int64_t piece = 0; piece < pieces; piece++) {
+        int64_t g = piece * j->groups / pieces, g_end = (piece + 1) * j->groups / pieces;
+        unpack(j->scheme, j->levels, w, g, g_end, own->panel);
         for (int64_t m = 0; m < rows;) {
             int count = tile_rows(rows - m);
             tile(j, count, m0 + m, own->panel->codes, g, g_end, values + m * ROWS);
             if (is_last && g_end == j->groups)
-                store_rows(j, m0 + m, count, group * ROWS, values + m * ROWS, own->gates + m * ROWS);
+                store_rows(j, m0 + m, count, group * ROWS, values + m * ROWS, own->gates + m * ROWS, &own->added);
             m += count;
         }
     }
@@ -388,6 +403,7 @@ static void multiply_many(void *argument, int64_t begin, int64_t end, void *scra
         int64_t first = u % j->group_blocks * j->block_groups, last = min64(j->row_groups, first + j->block_groups);
         int64_t m0 = u / j->group_blocks * j->block_rows, rows = min64(j->block_rows, j->m - m0);
         for (int64_t group = first; group < last; group++) {
+            load_biases(j, group * ROWS, &own->added);
             if (j->gate != NO_GATE) multiply_group(j, j->w + group * bytes, group, m0, rows, own, own->gates, 0);
             multiply_group(j, up_of(j, j->w, group, bytes), group, m0, rows, own, own->values, 1);
         }
@@ -408,15 +424,11 @@ static int multiply(rtp_cpu_device *device, int scheme, int levels, int gate, in
     j.row_blocks = div_up(m, MAX_BLOCK_ROWS);
     j.block_rows = div_up(div_up(m, j.row_blocks), TILE_ROWS) * TILE_ROWS;
     const int is_direct = m <= DIRECT_ROWS || k == 0; /* without columns there is no panel, but the bias */
-    int64_t places = m * j.groups;
     void *shared;
-    int status = rtp_pool_reserve(pool, places * (GROUP * code_bytes(levels) + 16), &shared,
+    int status = rtp_pool_reserve(pool, m * j.groups * place_bytes(levels), &shared,
                                   is_direct ? 0 : (int64_t)sizeof(many_scratch));
     if (status != RTP_CPU_OK) return status;
-    j.scales = shared;
-    j.sums = j.scales + places;
-    j.starts = (int32_t *)(j.sums + places);
-    j.codes = (char *)(j.starts + 2 * places);
+    j.activations = shared;
     rtp_pool_run(pool, quantize_rows, &j, m, grain_for(3 * k));
 
     j.row_groups = div_up(n, ROWS);

@@ -8,9 +8,7 @@
 #ifndef RTP_CPU_PACKED_H
 #define RTP_CPU_PACKED_H
 
-#include <math.h>
-
-#include "dots.h"
+#include "int8_group.h"
 
 #if defined(RTP_ISA_AVX512)
 enum { TILE_M = 6, TILE_N = 2 }; /* rows of activations, and times 16 rows of weights, in one register tile */
@@ -57,61 +55,14 @@ INLINE packed_rows packed_at(void *memory, int64_t rows, int64_t k, int has_outl
     return p;
 }
 
-/* The largest magnitude of a group, found on the bits, so that NaN and inf are seen too. */
-INLINE float largest_of_group(const float *x) {
-    uint32_t top = 0;
-#if defined(RTP_ISA_AVX512)
-    const __m512i size = _mm512_set1_epi32(0x7fffffff);
-    __m512i low = _mm512_and_si512(_mm512_loadu_si512(x), size), high = _mm512_and_si512(_mm512_loadu_si512(x + 16), size);
-    top = _mm512_reduce_max_epu32(_mm512_max_epu32(low, high));
-#else
-    for (int i = 0; i < GROUP; i++) {
-        uint32_t bits;
-        memcpy(&bits, x + i, 4);
-        bits &= 0x7fffffffu;
-        top = bits > top ? bits : top;
-    }
-#endif
-    float largest;
-    memcpy(&largest, &top, 4);
-    return largest;
-}
-
-/* Whole numbers nearest to x * inverse, all within int8, and their sum. */
-INLINE int32_t round_group(const float *x, float inverse, int8_t *codes) {
-#if defined(RTP_ISA_AVX512)
-    __m512i low = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x), _mm512_set1_ps(inverse)));
-    __m512i high = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + 16), _mm512_set1_ps(inverse)));
-    _mm_storeu_si128((__m128i *)codes, _mm512_cvtepi32_epi8(low));
-    _mm_storeu_si128((__m128i *)(codes + 16), _mm512_cvtepi32_epi8(high));
-    return _mm512_reduce_add_epi32(_mm512_add_epi32(low, high));
-#else
-    int32_t sum = 0;
-    for (int i = 0; i < GROUP; i++) {
-        float shifted = x[i] * inverse + 12582912.0f; /* 1.5 * 2^23: the low byte is the nearest whole number */
-        int32_t bits;
-        memcpy(&bits, &shifted, 4);
-        codes[i] = (int8_t)bits;
-    }
-    for (int i = 0; i < GROUP; i++) sum += codes[i];
-    return sum;
-#endif
-}
-
-/* Codes of one group, to nearest even, and the scale: `largest` / 127, NaN where that is not finite. */
+/* One group of a row, the largest magnitude of it in hand. */
 INLINE void pack_group(const packed_rows *p, int64_t row, int64_t g, const float *x, float largest) {
     packed_group *to = p->tiles + row / TILE_M * p->groups + g;
     const int64_t lane = row % TILE_M;
-    int8_t codes[GROUP] = {0};
-    int32_t sum = 0;
-    float scale = largest < INFINITY ? 0 : NAN;
-    if (largest >= 1e-30f && largest < INFINITY) { /* of less, 127 / largest overflows */
-        scale = largest * (1.0f / 127.0f);
-        sum = round_group(x, 127.0f / largest, codes);
-    }
+    int8_t codes[GROUP];
+    const int32_t sum = quantize_group(x, largest, codes, &to->scales[lane]);
     for (int q = 0; q < LINES; q++) memcpy(to->codes[q][lane], codes + 4 * q, 4);
     to->starts[lane] = -dots_bias(BYTES) * sum;
-    to->scales[lane] = scale;
 }
 
 /* One row, its outliers apart. */
