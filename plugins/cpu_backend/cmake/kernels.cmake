@@ -2,15 +2,15 @@
 # decided at run time. No fused or reordered arithmetic (-ffp-contract=off, no -ffast-math): all sets round alike.
 # Tests may set RTP_CPU_ISAS, and RTP_CPU_EMULATED: sets to build out of AVX2, see tests_c/emulated.h.
 set(csrc ${CMAKE_CURRENT_LIST_DIR}/../csrc)
-set(kernel_files context_attention decode_attention elementwise encoder gemm gemm_quant kv linear norm quantize rope
-  rows rows16 sample softmax table)
+set(kernel_files context_attention decode_attention elementwise encoder gemm gemm_pairs16 gemm_quant kv linear norm
+  pairs16 quantize rope rows rows16 sample softmax table)
 list(TRANSFORM kernel_files REPLACE "(.+)" "${csrc}/\\1.c")
 
 set(family)
 set(isas portable)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$" AND CMAKE_SIZEOF_VOID_P EQUAL 8)
   set(family X86)
-  list(APPEND isas avx2 avxvnni avx512)
+  list(APPEND isas avx2 avxvnni avx512 avx512bf16)
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$" AND CMAKE_SIZEOF_VOID_P EQUAL 8)
   set(family ARM)
   list(APPEND isas dotprod)
@@ -23,15 +23,24 @@ set(flags_portable)
 set(flags_avx2 -mavx2 -mfma -mf16c)
 set(flags_avxvnni ${flags_avx2} -mavxvnni)
 set(flags_avx512 ${flags_avx2} -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni)
+set(flags_avx512bf16 ${flags_avx512} -mavx512bf16)
 set(flags_dotprod -march=armv8.2-a+dotprod)
 set(also_avxvnni RTP_ISA_AVX2) # the kernels of AVX2 but for their integer products
+# The kernels of AVX-512 itself but for these, which multiply bf16: not a second time in the wheel.
+set(also_avx512bf16 RTP_ISA_AVX512 RTP_OTHERS=avx512)
+set(files_avx512bf16 gemm_pairs16 table)
+list(TRANSFORM files_avx512bf16 REPLACE "(.+)" "${csrc}/\\1.c")
 
 add_library(rtp_cpu_kernels STATIC ${csrc}/dispatch.c ${csrc}/isa.c ${csrc}/tape.c ${csrc}/thread_pool.c)
 set(targets rtp_cpu_kernels)
 set(emulated 0)
 foreach(isa IN LISTS isas)
   string(TOUPPER ${isa} ISA)
-  add_library(kernels_${isa} OBJECT ${kernel_files})
+  set(files ${kernel_files})
+  if(DEFINED files_${isa})
+    set(files ${files_${isa}})
+  endif()
+  add_library(kernels_${isa} OBJECT ${files})
   target_compile_definitions(kernels_${isa} PRIVATE RTP_ISA=${isa} RTP_ISA_${ISA} ${also_${isa}})
   if(isa IN_LIST RTP_CPU_EMULATED)
     string(APPEND emulated "|1<<RTP_CPU_${ISA}")

@@ -45,6 +45,14 @@
     A(int, dtype) A(void *, out) A(const void *, a) A(int, b_dtype) A(const void *, b) A(int, bias_dtype) \
     A(const void *, bias) A(int, trans_b) A(int64_t, m) A(int64_t, n) A(int64_t, k) A(int64_t, out_row) \
     A(int64_t, a_row) A(int64_t, b_row) A(int64_t, batch) A(const int64_t *, offsets)
+#define ARGUMENTS_pairs16_pack(A) \
+    A(uint16_t *, out) A(const uint16_t *, b) A(int64_t, n) A(int64_t, k) A(int64_t, b_row)
+#define ARGUMENTS_pairs16_unpack(A) \
+    A(int, dtype) A(void *, out) A(const uint16_t *, w) A(const int32_t *, ids) A(int64_t, count) A(int64_t, n) \
+    A(int64_t, k) A(int64_t, out_row)
+#define ARGUMENTS_gemm_pairs16(A) \
+    A(int, dtype) A(void *, out) A(const void *, a) A(const uint16_t *, w) A(int, bias_dtype) A(const void *, bias) \
+    A(int64_t, m) A(int64_t, n) A(int64_t, k) A(int64_t, out_row) A(int64_t, a_row)
 #define ARGUMENTS_rows16_pack(A) \
     A(int, scheme) A(uint8_t *, out) A(const rtp_cpu_plain *, plain) A(int64_t, n) A(int64_t, k)
 #define ARGUMENTS_gemm_rows16(A) \

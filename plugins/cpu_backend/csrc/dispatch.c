@@ -5,6 +5,7 @@
 
 #include "arguments.h"
 #include "packed.h"
+#include "pairs16.h"
 #include "rows16.h"
 #include "tape.h"
 
@@ -25,6 +26,10 @@ void rtp_cpu_device_destroy(rtp_cpu_device *device) {
     rtp_cpu_tape_destroy(device->tape);
     rtp_pool_destroy(device->pool);
     free(device);
+}
+
+int64_t rtp_cpu_pairs16_bytes(int64_t n, int64_t k) {
+    return n < 0 || k < 0 ? 0 : div_up(n, PAIR_ROWS) * pairs16_group(k) * (int64_t)sizeof(uint16_t);
 }
 
 int64_t rtp_cpu_rows16_bytes(int scheme, int64_t n, int64_t k) {
@@ -115,6 +120,9 @@ ENTRY(top_k, 1)
 ENTRY(sample, 1)
 ENTRY(copy, 0)
 ENTRY(gemm, offsets == NULL)
+ENTRY(pairs16_pack, 0)
+ENTRY(pairs16_unpack, 1)
+ENTRY(gemm_pairs16, 1)
 ENTRY(rows16_pack, 0)
 ENTRY(gemm_rows16, 1)
 ENTRY(gated_gemm_rows16, 1)

@@ -23,13 +23,9 @@ static const float *rows_of(const job *j, int64_t p, int64_t *row) {
 }
 
 static void store_row(const job *j, int64_t p, int64_t m, int64_t n, int64_t width, float *values) {
-    if (j->bias) {
-        float bias[NR];
-        load_f32(j->bias_dtype, at(j->bias, j->bias_dtype, n), width, bias);
-        for (int64_t i = 0; i < width; i++) values[i] += bias[i];
-    }
     int64_t place = (j->offsets ? j->offsets[3 * p] : 0) + m * j->out_row + n;
-    store_f32(j->dtype, at_mut(j->out, j->dtype, place), width, values);
+    const void *bias = j->bias ? at(j->bias, j->bias_dtype, n) : NULL;
+    store_biased(j->dtype, at_mut(j->out, j->dtype, place), j->bias_dtype, bias, width, values);
 }
 
 /* The products of one row of b, f32 or not, with one row of a. */

@@ -12,13 +12,15 @@
 #define INLINE static inline __attribute__((always_inline, unused))
 #endif
 
-/* Every kernel once: the table, the ISA's definition of it and the public entry follow this list. */
+/* Every kernel once: the table, the ISA's definition of it and the public entry follow these lists. */
 /* clang-format off */
-#define RTP_KERNELS(X)                                                                                                 \
+#define RTP_BF16_KERNELS(X) X(gemm_pairs16) /* all that differs where there is a dot product of bf16 */
+#define RTP_OTHER_KERNELS(X)                                                                                           \
     X(binary) X(activation) X(gated_activation) X(cast) X(norm) X(softmax) X(rope) X(gather_rows) X(top_k)             \
-    X(sample) X(copy) X(gemm) X(rows16_pack) X(gemm_rows16) X(gated_gemm_rows16) X(rows16_unpack) X(quantize)          \
-    X(dequantize) X(kv_write) X(kv_gather) X(decode_attention) X(context_attention) X(encoder_attention)               \
-    X(encoder_layer)
+    X(sample) X(copy) X(gemm) X(pairs16_pack) X(pairs16_unpack) X(rows16_pack) X(gemm_rows16) X(gated_gemm_rows16)     \
+    X(rows16_unpack) X(quantize) X(dequantize) X(kv_write) X(kv_gather) X(decode_attention) X(context_attention)       \
+    X(encoder_attention) X(encoder_layer)
+#define RTP_KERNELS(X) RTP_BF16_KERNELS(X) RTP_OTHER_KERNELS(X)
 /* clang-format on */
 
 struct rtp_cpu_kernels {
@@ -31,6 +33,7 @@ const struct rtp_cpu_kernels *rtp_cpu_kernels_portable(void);
 const struct rtp_cpu_kernels *rtp_cpu_kernels_avx2(void);
 const struct rtp_cpu_kernels *rtp_cpu_kernels_avxvnni(void);
 const struct rtp_cpu_kernels *rtp_cpu_kernels_avx512(void);
+const struct rtp_cpu_kernels *rtp_cpu_kernels_avx512bf16(void);
 const struct rtp_cpu_kernels *rtp_cpu_kernels_dotprod(void);
 
 /* Those of an rtp_cpu_isa, or NULL where it is not built in or the processor or the system does not support it. */

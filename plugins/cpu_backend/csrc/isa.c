@@ -26,6 +26,7 @@ static int has_avx512(void) {
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512vnni");
 }
+static int has_avx512bf16(void) { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
 
 const struct rtp_cpu_kernels *rtp_kernels_of(int isa) {
     int is_emulated = isa >= 0 && isa < 31 && (RTP_CPU_EMULATED) >> isa & 1;
@@ -34,6 +35,7 @@ const struct rtp_cpu_kernels *rtp_kernels_of(int isa) {
         case RTP_CPU_AVX2: return has_avx2() ? rtp_cpu_kernels_avx2() : NULL;
         case RTP_CPU_AVXVNNI: return is_emulated || has_avxvnni() ? rtp_cpu_kernels_avxvnni() : NULL;
         case RTP_CPU_AVX512: return is_emulated || has_avx512() ? rtp_cpu_kernels_avx512() : NULL;
+        case RTP_CPU_AVX512BF16: return is_emulated || has_avx512bf16() ? rtp_cpu_kernels_avx512bf16() : NULL;
         default: return NULL;
     }
 }

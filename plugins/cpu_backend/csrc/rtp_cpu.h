@@ -22,6 +22,7 @@ enum rtp_cpu_isa {
     RTP_CPU_AVX512 = 2, /* with VNNI */
     RTP_CPU_AVXVNNI = 3, /* AVX2 and the VNNI of its width */
     RTP_CPU_DOTPROD = 4, /* of ARM */
+    RTP_CPU_AVX512BF16 = 5, /* AVX-512 with VNNI and dot products of bf16 */
 };
 enum rtp_cpu_dtype { RTP_CPU_F32 = 0, RTP_CPU_F16 = 1, RTP_CPU_BF16 = 2 };
 enum rtp_cpu_binary { RTP_CPU_ADD = 0, RTP_CPU_MUL = 1 };
@@ -154,6 +155,23 @@ int rtp_cpu_copy(rtp_cpu_device *device, int itemsize, int rank, const int64_t *
 int rtp_cpu_gemm(rtp_cpu_device *device, int dtype, void *out, const void *a, int b_dtype, const void *b,
                  int bias_dtype, const void *bias, int trans_b, int64_t m, int64_t n, int64_t k, int64_t out_row,
                  int64_t a_row, int64_t b_row, int64_t batch, const int64_t *offsets);
+
+/* ---- bf16 weights in layout pairs16, see pairs16.h ---- */
+
+/* Bytes of a weight [n, k]. */
+int64_t rtp_cpu_pairs16_bytes(int64_t n, int64_t k);
+
+/* b: [n, k] of bf16. */
+int rtp_cpu_pairs16_pack(rtp_cpu_device *device, uint16_t *out, const uint16_t *b, int64_t n, int64_t k, int64_t b_row);
+
+/* Rows of a weight. ids: [count] rows, or NULL for rows 0..count-1. out: [count, k] of dtype. */
+int rtp_cpu_pairs16_unpack(rtp_cpu_device *device, int dtype, void *out, const uint16_t *w, const int32_t *ids,
+                           int64_t count, int64_t n, int64_t k, int64_t out_row);
+
+/* out[m, n] = a . w[n] + bias[n], accumulated in f32. a: [m, k]; w: pairs16 of [n, k].
+   An instruction set that multiplies bf16 rounds a to it, to nearest even, and takes what is denormal for 0. */
+int rtp_cpu_gemm_pairs16(rtp_cpu_device *device, int dtype, void *out, const void *a, const uint16_t *w, int bias_dtype,
+                         const void *bias, int64_t m, int64_t n, int64_t k, int64_t out_row, int64_t a_row);
 
 /* ---- quantized weights: groups of 32 along K, of 16 in Q6_K; K in whole super-groups of 256 in the K schemes ---- */
 

@@ -1,6 +1,7 @@
 /* One vocabulary of vector operations, three times: AVX-512, AVX2 and whatever the compiler targets.
 
-   vf is a vector of VF floats. The n-variants touch only the first n <= VF elements and load zeros beyond.
+   vf is a vector of VF floats. The n-variants touch only the first n <= VF elements and load zeros beyond. vf_load_even and
+   vf_load_odd take the first and the second of each of VF pairs of bf16.
    Numerics: vf_fma may round twice in the portable build; vf_max and vf_min return their second
    argument where either is NaN, so (constant, x) lets NaN through. */
 
@@ -56,6 +57,12 @@ INLINE void vf_store_f16(uint16_t *p, vf x) {
 INLINE vf vf_load_bf16(const uint16_t *p) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
 }
+INLINE vf vf_load_even(const uint16_t *p) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16));
+}
+INLINE vf vf_load_odd(const uint16_t *p) {
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(-65536)));
+}
 INLINE void vf_store_bf16(uint16_t *p, vf x) {
     __m512i bits = _mm512_castps_si512(x);
     __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
@@ -109,6 +116,15 @@ INLINE void vf_store_f16(uint16_t *p, vf x) {
 }
 INLINE vf vf_load_bf16(const uint16_t *p) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16));
+}
+INLINE vf vf_load_even(const uint16_t *p) { /* by a shuffle: shifts share their ports with multiplications */
+    const __m128i to_upper = _mm_setr_epi8(-1, -1, 0, 1, -1, -1, 4, 5, -1, -1, 8, 9, -1, -1, 12, 13);
+    __m256i pairs = _mm256_loadu_si256((const __m256i *)p);
+    return _mm256_castsi256_ps(_mm256_shuffle_epi8(pairs, _mm256_broadcastsi128_si256(to_upper)));
+}
+INLINE vf vf_load_odd(const uint16_t *p) {
+    __m256i pairs = _mm256_loadu_si256((const __m256i *)p);
+    return _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(-65536)));
 }
 INLINE void vf_store_bf16(uint16_t *p, vf x) {
     __m256i bits = _mm256_castps_si256(x);
@@ -199,6 +215,16 @@ INLINE void vf_store_f16(uint16_t *p, vf x) {
     for (int i = 0; i < VF; i++) p[i] = f16_from_f32(x[i]);
 }
 INLINE vf vf_load_bf16(const uint16_t *p) { return (vf)((vu){p[0], p[1], p[2], p[3]} << 16); }
+INLINE vf vf_load_even(const uint16_t *p) {
+    vu pairs;
+    memcpy(&pairs, p, sizeof pairs);
+    return (vf)(pairs << 16);
+}
+INLINE vf vf_load_odd(const uint16_t *p) {
+    vu pairs;
+    memcpy(&pairs, p, sizeof pairs);
+    return (vf)(pairs & 0xffff0000u);
+}
 INLINE void vf_store_bf16(uint16_t *p, vf x) {
     vu bits = (vu)x;
     vu rounded = bits + (bits >> 16 & 1u) + 0x7fffu, nan = (vu)(x != x);

@@ -68,6 +68,16 @@ INLINE void tile_done(int dtype, void *dst, int64_t n, const float *tile) {
     if (dtype != RTP_CPU_F32) store_f32(dtype, dst, n, tile);
 }
 
+/* values[0..n) + bias, where there is one, as dtype; n <= TILE. The values are written over. */
+INLINE void store_biased(int dtype, void *dst, int bias_dtype, const void *bias, int64_t n, float *values) {
+    float tile[TILE];
+    if (bias) {
+        const float *added = tile_in(bias_dtype, bias, n, tile);
+        for (int64_t i = 0; i < n; i++) values[i] += added[i];
+    }
+    store_f32(dtype, dst, n, values);
+}
+
 /* `body` over the vectors [i, i + n) of a tile of `count` elements; LOAD and STORE honour a last short one. */
 #define LOAD(p) (n_ == VF ? vf_load((p) + i_) : vf_loadn((p) + i_, n_))
 #define STORE(p, x) (n_ == VF ? vf_store((p) + i_, (x)) : vf_storen((p) + i_, (x), n_))

@@ -39,10 +39,11 @@ from rtp_core.plugin import (
     overrides,
     reserve_host,
 )
-from rtp_cpu import attention, encoder, matmul, quantized
+from rtp_cpu import attention, encoder, matmul, paired, quantized
 from rtp_cpu._native import ffi, lib
 from rtp_cpu.manifest import MANIFEST
 from rtp_cpu.native import DTYPES, KINDS, NULL, Native, int64s, mismatch, pointer
+from rtp_cpu.paired import PairedWeight
 from rtp_cpu.processor import usable_threads
 from rtp_cpu.views import has_contiguous_rows, rows_of
 
@@ -99,6 +100,7 @@ class CpuDevice(Device):
 
     def copy(self, dst: Buffer, src: Buffer) -> None:
         rank, is_alike = len(src.shape), dst.shape == src.shape and dst.dtype is src.dtype
+        is_alike = is_alike and PairedWeight not in (type(src), type(dst))  # the default's errors tell of it
         if self._native.rehearses:
             if not is_alike or src.dtype in _INDEX_TYPES:
                 super().copy(dst, src)
@@ -122,6 +124,8 @@ class CpuDevice(Device):
     def prepare_weight(self, weight: Buffer, tag: str) -> Buffer:
         if isinstance(weight, QBuffer) and weight.layout == "plain":
             return quantized.prepare(self, self._native, weight, tag)
+        if weight.dtype is dtypes.bfloat16:
+            return paired.prepare(self, self._native, weight, tag)
         return super().prepare_weight(weight, tag)
 
     def _contiguous(self, x: Buffer) -> Buffer:
@@ -321,6 +325,8 @@ class CpuDevice(Device):
         ids = self._indices(ids)
         if isinstance(table, QBuffer):
             return quantized.unpack(self, self._native, table, ids, out)
+        if isinstance(table, PairedWeight):
+            return paired.gather_rows(self._native, table, ids, out)
         if not has_contiguous_rows(table):
             table = self._contiguous(table)
         if out.shape != (ids.shape[0], table.shape[1]):
@@ -382,10 +388,12 @@ class CpuDevice(Device):
             a = self._contiguous(a)
         if bias is not None:
             bias = self._contiguous(bias)
+        if isinstance(b, QBuffer | PairedWeight) and not trans_b:
+            raise mismatch("gemm without trans_b", a, b, bias, out)
         if isinstance(b, QBuffer):
-            if not trans_b:
-                raise mismatch("gemm without trans_b", a, b, bias, out)
             quantized.gemm(self, self._native, a, b, bias, out)
+        elif isinstance(b, PairedWeight):
+            paired.gemm(self._native, a, b, bias, out)
         else:
             matmul.gemm(self, self._native, a, b, bias, trans_b, out)
         return out

@@ -13,6 +13,7 @@ ISAS: dict[str, int] = {  # from the plainest to the best
     "avx2": lib.RTP_CPU_AVX2,
     "avxvnni": lib.RTP_CPU_AVXVNNI,
     "avx512": lib.RTP_CPU_AVX512,
+    "avx512bf16": lib.RTP_CPU_AVX512BF16,
 }
 VARIABLE = "RTP_CPU_ISA"
 

@@ -23,7 +23,7 @@ from rtp_core.plugin import (
 )
 from rtp_cpu._native import ffi, lib
 from rtp_cpu.native import DTYPES, KINDS, NULL, SCHEMES, Native, mismatch, pointer
-from rtp_cpu.views import rows_of
+from rtp_cpu.views import matrices, rows_of
 
 ROWS16 = "rows16"
 ROWS = 16  # of a group
@@ -100,17 +100,13 @@ def gemm(
         raise mismatch("gemm", a, b, bias, out)
     if b.layout != ROWS16:
         b = prepare(device, native, b, "gemm")
-    rows, to = rows_of(a), rows_of(out)
-    if rows is None or to is None:  # leading axes that are no single stride: one matrix after the other
-        for i in range(a.shape[0]):
-            gemm(device, native, a[i], b, bias, out[i], levels=levels)
-        return
     bias_code, bias_pointer = (0, NULL) if bias is None else (DTYPES[bias.dtype], pointer(bias))
-    if status := lib.rtp_cpu_gemm_rows16(
-        native.handle, SCHEMES[b.scheme.name], levels, DTYPES[a.dtype], pointer(out), pointer(a), pointer(b),
-        bias_code, bias_pointer, rows.number, n, k, to.stride, rows.stride,
-    ):  # fmt: skip
-        native.fail(status, "gemm", a, b, bias, out)
+    for x, rows, y, to in matrices(a, out):
+        if status := lib.rtp_cpu_gemm_rows16(
+            native.handle, SCHEMES[b.scheme.name], levels, DTYPES[x.dtype], pointer(y), pointer(x), pointer(b),
+            bias_code, bias_pointer, rows.number, n, k, to.stride, rows.stride,
+        ):  # fmt: skip
+            native.fail(status, "gemm", x, b, bias, y)
 
 
 def can_gate(x: Buffer, ffn: FfnWeights) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from rtp_core.plugin import Buffer
@@ -36,6 +37,16 @@ def rows_of(x: Buffer) -> Rows | None:
             reach = strides[axis] * extent
             number *= extent
     return Rows(number, width, stride)
+
+
+def matrices(a: Buffer, out: Buffer) -> Iterator[tuple[Buffer, Rows, Buffer, Rows]]:
+    """a [..., K] and out [..., N] as rows: once, or matrix by matrix where leading axes are no single stride."""
+    rows, to = rows_of(a), rows_of(out)
+    if rows is not None and to is not None:
+        yield a, rows, out, to
+        return
+    for i in range(a.shape[0]):
+        yield from matrices(a[i], out[i])
 
 
 def has_contiguous_rows(x: Buffer) -> bool:

@@ -43,7 +43,7 @@ def test_the_environment_forces_an_instruction_set(monkeypatch: pytest.MonkeyPat
 
 def test_the_best_instruction_set_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RTP_CPU_ISA", raising=False)
-    assert tuple(ISAS) == ("portable", "dotprod", "avx2", "avxvnni", "avx512")
+    assert tuple(ISAS) == ("portable", "dotprod", "avx2", "avxvnni", "avx512", "avx512bf16")
     assert available_isas()[0] == "portable"
     assert chosen_isa() == available_isas()[-1]
 

@@ -97,6 +97,13 @@ def quantized(scheme: QuantScheme) -> Case:
     return run
 
 
+def paired(device: Device) -> list[Buffer]:
+    weight = device.prepare_weight(floats(device, 70, E, dtype=dtypes.bfloat16), "weight")
+    few, many = (floats(device, rows, E, dtype=dtypes.float16) for rows in (1, T))
+    rows = device.gather_rows(weight, ids(device, 69, 0, 3), dtype=dtypes.float32)
+    return [rows, device.gemm(few, weight, trans_b=True), device.gemm(many, weight, trans_b=True)]
+
+
 def positions(device: Device) -> Buffer:
     tables = floats(device, 50, D // 2), floats(device, 50, D // 2)
     return device.rope(floats(device, 3, H, D), *tables, ids(device, 0, 49, 7))
@@ -128,6 +135,7 @@ CASES: dict[str, Case] = {
     "gemm of float16": lambda d: d.gemm(floats(d, T, E, dtype=dtypes.float16), floats(d, 70, E), trans_b=True),
     "gemm of a strided b": lambda d: d.gemm(floats(d, T, E), floats(d, E, 80)[:, ::2]),
     "gemm of a batch": lambda d: d.gemm(floats(d, 3, T, E), floats(d, 1, E, 70)),
+    "bf16 weights": paired,
     "moe_layer": moe,
     "context_attention": attention("_context_attention"),
     "decoder_self_attention": attention("_decoder_self_attention"),
@@ -192,6 +200,7 @@ def test_weights_without_memory_are_prepared_and_used(device: CpuDevice, twin: C
 def test_floats_without_memory_are_prepared_and_used(twin: CpuDevice) -> None:
     weight = twin.prepare_weight(absent(70, E, dtype=dtypes.bfloat16), "weight")
     assert weight.nbytes == twin.arena.totals()["weight"]
+    assert twin.gather_rows(weight, ids(twin, 69)).shape == (1, E)
     x, norm = floats(twin, T, E), Norm(absent(E), 1e-5, absent(E, dtype=dtypes.bfloat16))
     assert twin.gemm(x, weight, trans_b=True, bias=absent(70)).shape == (T, 70)
     assert twin.gemm(x, absent(70, E), trans_b=True).shape == (T, 70)

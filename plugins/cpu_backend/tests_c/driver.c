@@ -14,7 +14,7 @@ static uint32_t random_bits(void) { /* a linear congruential generator: the same
 float random_float(void) { return (float)random_bits() / 1073741824.0f - 1.0f; }
 int64_t random_below(int64_t limit) { return random_bits() % limit; }
 
-static uint16_t bf16_of(float x) {
+uint16_t bf16_of(float x) {
     uint32_t bits;
     memcpy(&bits, &x, 4);
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
@@ -105,7 +105,7 @@ void expect(const char *what, const tensor *t, int64_t i, double expected, doubl
 }
 
 int main(int argc, char **argv) {
-    static const char *const names[] = {"portable", "avx2", "avx512", "avxvnni", "dotprod"};
+    static const char *const names[] = {"portable", "avx2", "avx512", "avxvnni", "dotprod", "avx512bf16"};
     const int count = sizeof names / sizeof *names, wants_brief = argc > 1 && !strcmp(argv[1], "brief");
     require(!rtp_cpu_isa_available(-1) && !rtp_cpu_isa_available(count), "unknown instruction sets are not available");
     require(rtp_cpu_isa_available(RTP_CPU_PORTABLE), "the portable one is everywhere");
@@ -116,19 +116,23 @@ int main(int argc, char **argv) {
     for (int isa = 0; isa < count; isa++) {
         if (!rtp_cpu_isa_available(isa)) continue;
         is_brief = wants_brief || isa == RTP_CPU_PORTABLE;
+        const int is_bf16 = isa == RTP_CPU_AVX512BF16; /* whose other kernels are those of AVX-512 */
         for (int threads = 1; threads <= 3; threads += 2) {
             rtp_cpu_device *device = rtp_cpu_device_create(isa, threads, 0, give_space, &space);
             require(device != NULL, "create");
-            test_elements(device);
-            test_matmul(device);
-            test_quantized(device);
-            test_attention(device);
-            test_encoder(device);
-            test_tape(device);
+            test_pairs(device, is_bf16);
+            if (!is_bf16) {
+                test_elements(device);
+                test_matmul(device);
+                test_quantized(device);
+                test_attention(device);
+                test_encoder(device);
+                test_tape(device);
+            }
             rtp_cpu_device_destroy(device);
         }
         test_device(isa);
-        test_pool(isa);
+        if (!is_bf16) test_pool(isa);
         printf("%s ok\n", names[isa]);
         fflush(stdout);
     }

@@ -22,6 +22,8 @@ typedef struct {
 /* Whether to leave sizes out: where kernels are slow or the same as others. */
 extern int is_brief;
 
+uint16_t bf16_of(float x); /* to nearest even; of a finite number */
+
 /* Element i at p. */
 float value_of(int dtype, const void *p, int64_t i);
 
@@ -56,6 +58,7 @@ void test_device(int isa);
 void test_pool(int isa);
 void test_elements(rtp_cpu_device *device);
 void test_matmul(rtp_cpu_device *device);
+void test_pairs(rtp_cpu_device *device, int rounds_activations);
 void test_quantized(rtp_cpu_device *device);
 void test_attention(rtp_cpu_device *device);
 void test_encoder(rtp_cpu_device *device);

@@ -4,7 +4,10 @@
 #ifndef EMULATED_H
 #define EMULATED_H
 
+#include <float.h>
+#include <math.h>
 #include <stdint.h>
+#include <string.h>
 
 #define SIMDE_ENABLE_NATIVE_ALIASES
 #include <simde/x86/avx512.h>
@@ -66,6 +69,27 @@ EMULATED __m256i emulated_cvtps_ph(__m512 a) { /* to nearest */
     for (int i = 0; i < 16; i += 8)
         _mm_storeu_si128((__m128i *)(h + i), _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
     return _mm256_loadu_si256((const __m256i *)h);
+}
+
+/* For each pair the second, then the first, each rounded once; denormals are zeros. As Intel's manual has vdpbf16ps. */
+EMULATED float emulated_normal(float x) { return fabsf(x) < FLT_MIN ? copysignf(0, x) : x; }
+EMULATED float emulated_factor(uint16_t bf16) {
+    uint32_t bits = (uint32_t)bf16 << 16;
+    float x;
+    memcpy(&x, &bits, 4);
+    return emulated_normal(x);
+}
+EMULATED __m512 emulated_dpbf16_ps(__m512 sum, __m512i a, __m512i b) {
+    float x[16];
+    uint16_t u[32], v[32];
+    _mm512_storeu_ps(x, sum);
+    _mm512_storeu_si512(u, a), _mm512_storeu_si512(v, b);
+    for (int i = 0; i < 16; i++)
+        for (int second = 1; second >= 0; second--) {
+            float left = emulated_factor(u[2 * i + second]), right = emulated_factor(v[2 * i + second]);
+            x[i] = emulated_normal(fmaf(left, right, emulated_normal(x[i])));
+        }
+    return _mm512_loadu_ps(x);
 }
 
 #define _mm512_maskz_loadu_ps(mask, p) emulated_maskz_loadu_ps(mask, p)
