@@ -22,9 +22,7 @@ PROMPTS = [
     "今天天气",
     "SELECT name, COUNT(*) FROM",
 ]
-# Of each text and of each answer: devices made of NumPy compute some ten tokens a second.
-TEXT_TOKENS = {"ref": 256, "cpu": 1024, "handle": 256}
-NEW_TOKENS = {"ref": 16, "cpu": 48, "handle": 16}
+NEW_TOKENS = 48
 
 OpenModel = Callable[[str, str], LLM]
 Expected = dict[str, np.ndarray]
@@ -46,13 +44,11 @@ def test_prompt_log_probabilities_are_those_of_transformers(
     device: str, open_model: OpenModel, expected_logprobs: Expected, texts: dict[str, str]
 ) -> None:
     params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0)
-    llm = open_model(device, "float32")
-    prompts = [llm.tokenizer.encode(text)[: TEXT_TOKENS[device]] for text in texts.values()]
-    for name, output in zip(texts, llm.generate(prompts, params), strict=True):
+    for output in open_model(device, "float32").generate(list(texts.values()), params):
+        name = next(name for name, text in texts.items() if text == output.prompt)
         assert output.prompt_logprobs is not None and output.prompt_logprobs[0] is None
         got = [d[t] for d, t in zip(output.prompt_logprobs[1:], output.prompt_token_ids[1:], strict=True) if d]
-        assert len(got) == len(output.prompt_token_ids) - 1 > 200
-        difference = np.abs(np.array(got) - expected_logprobs[name][: len(got)])
+        difference = np.abs(np.array(got) - expected_logprobs[name])
         assert difference.max() < 1e-2 and difference.mean() < 1e-3, f"{name}: {difference.max()}, {difference.mean()}"
 
 
@@ -60,9 +56,9 @@ def test_prompt_log_probabilities_are_those_of_transformers(
 def test_greedy_tokens_are_those_of_transformers(
     device: str, open_model: OpenModel, oracle_model: torch.nn.Module
 ) -> None:
-    params = SamplingParams(temperature=0, max_tokens=NEW_TOKENS[device], ignore_eos=True)
+    params = SamplingParams(temperature=0, max_tokens=NEW_TOKENS, ignore_eos=True)
     for output in open_model(device, "float32").generate(PROMPTS, params):
-        assert len(output.token_ids) == NEW_TOKENS[device]
+        assert len(output.token_ids) == NEW_TOKENS
         assert_greedy(oracle_model, output.prompt_token_ids, output.token_ids)
 
 

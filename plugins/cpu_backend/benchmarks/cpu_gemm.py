@@ -1,6 +1,6 @@
 """The matrix products of SmolLM2-135M alone: milliseconds, GB/s of weights and GOP/s at 1 to 512 rows.
 
-    python benchmarks/cpu_gemm.py [portable|dotprod|avx2|avxvnni|avx512|avx512bf16] [threads] [quantized|bf16]
+    python benchmarks/cpu_gemm.py [portable|dotprod|avx2|avxvnni|avx512|avx512bf16] [threads] [q4_1|q4_0|bf16]
 
 Every layer has weights of its own, so that one row reads the whole model from memory, as a decode step does.
 """
@@ -24,9 +24,9 @@ LAYERS = 30
 SHAPES = [(960, 576), (576, 576), (3072, 576), (576, 1536)]  # [N, K]: qkv, o, gate and up, down
 VOCABULARY = (49152, 576)
 SCRATCH = 64 << 20  # bytes
-WEIGHTS = {"quantized": 128 << 20, "bf16": 288 << 20}  # bytes
-Q4_1, Q8_0 = 1, 2
-PLAIN = {Q4_1: (16, True), Q8_0: (32, False)}  # payload bytes of a group, whether it has zeros
+WEIGHTS = {"q4_1": 128 << 20, "q4_0": 128 << 20, "bf16": 288 << 20}  # bytes
+Q4_0, Q4_1, Q8_0 = 0, 1, 2
+PLAIN = {Q4_0: (16, False), Q4_1: (16, True), Q8_0: (32, False)}  # payload bytes of a group, whether it has zeros
 
 
 def pointer(array: np.ndarray[Any, Any]) -> Any:
@@ -71,13 +71,14 @@ def best_of(rounds: int, run: Callable[[], None]) -> float:
 def main() -> None:
     isa = sys.argv[1] if len(sys.argv) > 1 else available_isas()[-1]
     threads = int(sys.argv[2]) if len(sys.argv) > 2 else len(os.sched_getaffinity(0))
-    form = sys.argv[3] if len(sys.argv) > 3 else "quantized"
+    form = sys.argv[3] if len(sys.argv) > 3 else "q4_1"
     config = DeviceConfig(threads=threads, memory_budget=SCRATCH)
     opened = CpuDevice(DeviceInfo("cpu:0", isa, SCRATCH, SCRATCH), config, isa)
     device = opened._native.handle
     rng = np.random.default_rng(0)
     arena = [np.empty(WEIGHTS[form], np.uint8)]
-    shapes = [(Q4_1, *shape) for _ in range(LAYERS) for shape in SHAPES] + [(Q8_0, *VOCABULARY)]
+    scheme_of_layers = Q4_0 if form == "q4_0" else Q4_1
+    shapes = [(scheme_of_layers, *shape) for _ in range(LAYERS) for shape in SHAPES] + [(Q8_0, *VOCABULARY)]
     weights = [
         (scheme, n, k, paired_weight(device, n, k, rng, arena))
         if form == "bf16"

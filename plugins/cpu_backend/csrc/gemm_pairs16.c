@@ -1,8 +1,8 @@
 /* Matrix products with bf16 weights in layout pairs16, accumulated in f32.
 
-   Activations are packed tile by tile, pair by pair, as they are multiplied. Weights are multiplied as they lie, for any
-   number of rows: few rows pass over them at the speed of memory, many in blocks, of which each finds its panel of weights
-   in the second cache. */
+   Activations are packed tile by tile, pair by pair, as they are multiplied. Weights are multiplied as they lie, for
+   any number of rows: few rows pass over them at the speed of memory, many in blocks, of which each finds its panel of
+   weights in the second cache. */
 
 #include "pairs16.h"
 

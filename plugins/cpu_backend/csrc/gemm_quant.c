@@ -1,7 +1,7 @@
-/* Matrix products with quantized weights. Activations become int8 in groups of 32 (int8_group.h); at two levels what is left
-   of them becomes int8 again, with 1/254 of the scale (half a step is its largest magnitude): 16 bits in all, multiplied
-   as such. Per group: an exact integer dot product, then one f32 multiply and add for the scales, and one more for the
-   zero of asymmetric schemes, which meets the sum of the dequantized activations.
+/* Matrix products with quantized weights. Activations become int8 in groups of 32 (int8_group.h); at two levels what is
+   left of them becomes int8 again, with 1/254 of the scale (half a step is its largest magnitude): 16 bits in all,
+   multiplied as such. Per group: an exact integer dot product, then one f32 multiply and add for the scales, and one more
+   for the zero of asymmetric schemes, which meets the sum of the dequantized activations.
 
    Few rows multiply the weights as they lie, at the speed of memory. Many rows share a panel: 16 rows of weights, some of
    their columns, with a byte a code and f32 scales, which stays in the first cache while the rows pass.
@@ -107,16 +107,18 @@ INLINE void quantize_row(const job *j, const int levels, int64_t m, int32_t too_
     for (int64_t g = 0; g < j->groups; g++) {
         float wide[GROUP], scale;
         int8_t codes[GROUP];
-        int16_t refined[GROUP];
+        int16_t words[GROUP]; /* the codes, where they are refined or summed by halves */
         const float *x = tile_in(j->dtype, at(j->a, j->dtype, m * j->a_row + g * GROUP), GROUP, wide);
         const tile_group group = tile_group_at(j, levels, tile.first, tile.rows, g);
         int32_t sum = quantize_group(x, largest_of_group(x), codes, &scale);
-        for (int i = 0; (levels == 2 || halves == 2) && i < GROUP; i++) refined[i] = codes[i];
-        if (levels == 2 && scale > 1e-30f) { /* nothing is left of a group of zeros; one that is not finite is NaN already */
-            sum = refine_group(x, scale, codes, refined);
+        if (levels == 2 || halves == 2)
+            for (int i = 0; i < GROUP; i++) words[i] = codes[i];
+        /* Nothing is left of a group of zeros; one that is not finite is NaN already. */
+        if (levels == 2 && scale > 1e-30f) {
+            sum = refine_group(x, scale, codes, words);
             scale *= FINE;
         }
-        const int32_t first = halves == 2 ? first_half(refined) : sum;
+        const int32_t first = halves == 2 ? first_half(words) : sum;
         group.scales[r] = scale;
         group.sums[r] = scale * (float)sum;
         group.starts[r] = -too_large * first;
@@ -126,8 +128,8 @@ INLINE void quantize_row(const job *j, const int levels, int64_t m, int32_t too_
         } else {
             int16_t *to = (int16_t *)group.codes + r * GROUP;
             for (int i = 0; i < GROUP; i += 4) { /* in the order of dots.h */
-                to[i] = refined[i], to[i + 1] = refined[i + 2];
-                to[i + 2] = refined[i + 1], to[i + 3] = refined[i + 3];
+                to[i] = words[i], to[i + 1] = words[i + 2];
+                to[i + 2] = words[i + 1], to[i + 3] = words[i + 3];
             }
         }
     }

@@ -48,8 +48,8 @@ INLINE int32_t round_group(const float *x, float inverse, int8_t *codes) {
 #endif
 }
 
-/* Codes and scale of a group whose largest magnitude is `largest`; the sum of the codes. The scale is NaN where that is not
-   finite, and 0 where 127 / largest would overflow. */
+/* Codes and scale of a group whose largest magnitude is `largest`; the sum of the codes. The scale is NaN where that is
+   not finite, and 0 where 127 / largest would overflow. */
 INLINE int32_t quantize_group(const float *x, float largest, int8_t *codes, float *scale) {
     if (largest >= 1e-30f && largest < INFINITY) {
         *scale = largest / 127.0f;

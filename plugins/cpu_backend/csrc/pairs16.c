@@ -23,7 +23,8 @@ static void pack_groups(void *argument, int64_t begin, int64_t end, void *scratc
     }
 }
 
-int KERNEL(pairs16_pack)(rtp_cpu_device *device, uint16_t *out, const uint16_t *b, int64_t n, int64_t k, int64_t b_row) {
+int KERNEL(pairs16_pack)(rtp_cpu_device *device, uint16_t *out, const uint16_t *b, int64_t n, int64_t k,
+                         int64_t b_row) {
     if (n < 0 || k < 0) return RTP_CPU_BAD_ARGUMENT;
     pack_job j = {b, out, n, k, b_row};
     rtp_pool_run(device->pool, pack_groups, &j, div_up(n, PAIR_ROWS), grain_for(PAIR_ROWS * k));

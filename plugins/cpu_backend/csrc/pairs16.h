@@ -1,10 +1,10 @@
-/* Layout pairs16 of a bf16 weight [n, k]: 16 rows side by side, so that one line of 64 bytes holds 2 neighbours along K of
-   each, those of row r at 2r. Lines go by row group, then by pair; what is missing of a row group or a pair is zeros.
+/* Layout pairs16 of a bf16 weight [n, k]: 16 rows side by side, so that one line of 64 bytes holds 2 neighbours along K
+   of each, those of row r at 2r. Lines go by row group, then by pair; what is missing of a row group or a pair is zeros.
 
-   Below, the products of a line with pairs of activations in the ISA's own way. A dot product of bf16 takes a pair in one
-   step, with activations rounded to bf16; it rounds each sum to nearest even and takes denormals for 0. Without one there
-   are two steps of f32: the first of each pair, shifted into floats, then the second. Either way a row adds its products
-   in one order, however many rows there are. */
+   Below, the products of a line with pairs of activations in the ISA's own way. A dot product of bf16 takes a pair in
+   one step, with activations rounded to bf16; it rounds each sum to nearest even and takes denormals for 0. Without one
+   there are two steps of f32: the first of each pair, shifted into floats, then the second. Either way a row adds its
+   products in one order, however many rows there are. */
 
 #ifndef RTP_CPU_PAIRS16_H
 #define RTP_CPU_PAIRS16_H

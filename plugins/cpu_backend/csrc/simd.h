@@ -1,7 +1,7 @@
 /* One vocabulary of vector operations, three times: AVX-512, AVX2 and whatever the compiler targets.
 
-   vf is a vector of VF floats. The n-variants touch only the first n <= VF elements and load zeros beyond. vf_load_even and
-   vf_load_odd take the first and the second of each of VF pairs of bf16.
+   vf is a vector of VF floats. The n-variants touch only the first n <= VF elements and load zeros beyond. vf_load_even
+   and vf_load_odd take the first and the second of each of VF pairs of bf16.
    Numerics: vf_fma may round twice in the portable build; vf_max and vf_min return their second
    argument where either is NaN, so (constant, x) lets NaN through. */
 

@@ -26,7 +26,8 @@ static void rows(rtp_cpu_device *device, const tensor *b, const uint16_t *packed
         tensor_free(&some), tensor_free(&all);
     }
     ids[1] = (int32_t)n;
-    require(rtp_cpu_pairs16_unpack(device, 0, NULL, packed, ids, COUNT, n, k, k) == RTP_CPU_OUT_OF_RANGE, "a row beyond");
+    require(rtp_cpu_pairs16_unpack(device, 0, NULL, packed, ids, COUNT, n, k, k) == RTP_CPU_OUT_OF_RANGE,
+            "a row beyond");
     free(ids);
 }
 
@@ -37,12 +38,13 @@ static void product(rtp_cpu_device *device, int rounds_activations, int dtype, i
     uint16_t *packed = bytes_at_odd_place(rtp_cpu_pairs16_bytes(n, k), &base);
     require(!rtp_cpu_pairs16_pack(device, packed, b.data, n, k, k + GAP), "pack");
     if (n) rows(device, &b, packed, n, k);
-    require(!rtp_cpu_gemm_pairs16(device, dtype, out.data, a.data, packed, dtype, bias.data, m, n, k, n, k), "gemm_pairs16");
+    require(!rtp_cpu_gemm_pairs16(device, dtype, out.data, a.data, packed, dtype, bias.data, m, n, k, n, k),
+            "gemm_pairs16");
     tensor_read(&out);
     for (int64_t i = 0; i < m && !is_brief; i++) {
         const size_t size = dtype == RTP_CPU_F32 ? 4 : 2;
-        require(!rtp_cpu_gemm_pairs16(device, dtype, alone.data, (char *)a.data + i * k * size, packed, dtype, bias.data, 1,
-                                      n, k, n, k),
+        require(!rtp_cpu_gemm_pairs16(device, dtype, alone.data, (char *)a.data + i * k * size, packed, dtype, bias.data,
+                                      1, n, k, n, k),
                 "a row alone");
         require(!memcmp(alone.data, (char *)out.data + i * n * size, n * size), "is the row among others");
     }
@@ -83,5 +85,6 @@ void test_pairs(rtp_cpu_device *device, int rounds_activations) {
     not_finite(device);
     require(!rtp_cpu_pairs16_bytes(-1, 1) && !rtp_cpu_pairs16_bytes(1, -1), "no bytes of no weight");
     require(rtp_cpu_pairs16_pack(device, NULL, NULL, -1, 1, 1) == RTP_CPU_BAD_ARGUMENT, "rows below zero");
-    require(rtp_cpu_gemm_pairs16(device, 3, NULL, NULL, NULL, 0, NULL, 1, 1, 1, 1, 1) == RTP_CPU_BAD_ARGUMENT, "a dtype");
+    require(rtp_cpu_gemm_pairs16(device, 3, NULL, NULL, NULL, 0, NULL, 1, 1, 1, 1, 1) == RTP_CPU_BAD_ARGUMENT,
+            "a dtype");
 }
