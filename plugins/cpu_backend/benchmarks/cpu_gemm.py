@@ -99,7 +99,7 @@ def main() -> None:
                 if form == "bf16":
                     lib.rtp_cpu_gemm_pairs16(device, 0, py, px, w, 0, ffi.NULL, *sizes)
                 else:
-                    lib.rtp_cpu_gemm_rows16(device, scheme, 1, 0, py, px, w, 0, ffi.NULL, *sizes)
+                    lib.rtp_cpu_gemm_rows16(device, scheme, 0, py, px, w, 0, ffi.NULL, *sizes)
 
         seconds = best_of(5 if rows > 16 else 20, step)
         nbytes = sum(w.nbytes for *_, w in chosen)

@@ -56,7 +56,7 @@
 #define ARGUMENTS_rows16_pack(A) \
     A(int, scheme) A(uint8_t *, out) A(const rtp_cpu_plain *, plain) A(int64_t, n) A(int64_t, k)
 #define ARGUMENTS_gemm_rows16(A) \
-    A(int, scheme) A(int, levels) A(int, dtype) A(void *, out) A(const void *, a) A(const uint8_t *, w) \
+    A(int, scheme) A(int, dtype) A(void *, out) A(const void *, a) A(const uint8_t *, w) \
     A(int, bias_dtype) A(const void *, bias) A(int64_t, m) A(int64_t, n) A(int64_t, k) A(int64_t, out_row) \
     A(int64_t, a_row)
 #define ARGUMENTS_gated_gemm_rows16(A) \

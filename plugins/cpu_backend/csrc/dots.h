@@ -1,10 +1,8 @@
 /* Integer dot products of 16 weight rows with one row of activations, exact, in the ISA's own way.
 
-   A line holds 4 neighbours along K of each row: byte 4r + i is the code of row r at k + i. Three kinds of operands:
+   A line holds 4 neighbours along K of each row: byte 4r + i is the code of row r at k + i. Two kinds of operands:
      NIBBLES  codes of 0 to 15, int8 activations
      BYTES    codes of -128 to 127 stored as unsigned with 128 added, int8 activations
-     WIDE     codes as in BYTES (nibbles come here through `line_biased`), int16 activations, each four of them in the
-              order 0 2 1 3: a register of words has every other byte of a line
    `dots_add` adds a line's products with 4 activations; `dots_done` gives the sums with `start` added, as floats, wherever
    an ISA adds it: in `dots_start` or at the end. Where codes are multiplied as unsigned, `dots_bias` tells what each is too
    large by: start makes up for it. */
@@ -14,12 +12,11 @@
 
 #include "tile.h"
 
-enum { NIBBLES, BYTES, WIDE };
+enum { NIBBLES, BYTES };
 
 enum { GROUP = 32, ROWS = 16, LINE = 64, LINES = 8 }; /* a group of K; rows side by side; bytes; lines of a group */
 
-/* Nothing overflows: NIBBLES in int16 sum 16 products of at most 15 * 127, BYTES two of at most 128 * 127;
-   WIDE in int32 sum 32 of at most 128 * 32385. */
+/* Nothing overflows: NIBBLES in int16 sum 16 products of at most 15 * 127, BYTES two of at most 128 * 127. */
 
 #if defined(RTP_ISA_AVX512)
 
@@ -32,7 +29,7 @@ typedef struct {
     __m512i sum;
 } dots16;
 
-INLINE int32_t dots_bias(const int kind) { return kind == NIBBLES ? 0 : kind == BYTES ? 128 : 0; }
+INLINE int32_t dots_bias(const int kind) { return kind == BYTES ? 128 : 0; }
 
 INLINE line16 line_load(const uint8_t *p) { return (line16){_mm512_loadu_si512(p)}; }
 INLINE line16 line_low(const uint8_t *p) {
@@ -41,7 +38,6 @@ INLINE line16 line_low(const uint8_t *p) {
 INLINE line16 line_high(const uint8_t *p) {
     return (line16){_mm512_and_si512(_mm512_srli_epi16(_mm512_loadu_si512(p), 4), _mm512_set1_epi8(15))};
 }
-INLINE line16 line_biased(line16 w) { return (line16){_mm512_or_si512(w.codes, _mm512_set1_epi8((char)-128))}; }
 INLINE void line_store(uint8_t *p, line16 w) { _mm512_storeu_si512(p, w.codes); }
 
 INLINE dots16 dots_start(const int kind, int32_t start) {
@@ -57,26 +53,16 @@ INLINE __m512i to_lanes(const void *a) {
     return _mm512_set1_epi32(four);
 }
 INLINE __m512i dot_bytes(__m512i sum, __m512i u, const void *a) { return _mm512_dpbusd_epi32(sum, u, to_lanes(a)); }
-INLINE __m512i dot_words(__m512i sum, __m512i w, const void *a) { return _mm512_dpwssd_epi32(sum, w, to_lanes(a)); }
 #else
 INLINE __m512i dot_bytes(__m512i sum, __m512i u, const void *a) {
     __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(u), "m"(*(const char(*)[4])a));
     return sum;
 }
-INLINE __m512i dot_words(__m512i sum, __m512i w, const void *a) {
-    __asm__("vpdpwssd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(w), "m"(*(const char(*)[4])a));
-    return sum;
-}
 #endif
 
 INLINE void dots_add(const int kind, dots16 *d, line16 w, const void *a) {
-    if (kind == WIDE) {
-        __m512i codes = _mm512_xor_si512(w.codes, _mm512_set1_epi8((char)-128));
-        d->sum = dot_words(d->sum, _mm512_srai_epi16(_mm512_slli_epi16(codes, 8), 8), a);
-        d->sum = dot_words(d->sum, _mm512_srai_epi16(codes, 8), (const char *)a + 4);
-    } else {
-        d->sum = dot_bytes(d->sum, w.codes, a);
-    }
+    (void)kind;
+    d->sum = dot_bytes(d->sum, w.codes, a);
 }
 
 INLINE v16 dots_done(const int kind, dots16 d, int32_t start) {
@@ -95,8 +81,6 @@ typedef struct {
 } dots16;
 
 #if defined(RTP_ISA_AVXVNNI)
-#define DOT_BYTES(sum, u, s) _mm256_dpbusd_avx_epi32(sum, u, s)
-#define DOT_WORDS(sum, a, b) _mm256_dpwssd_avx_epi32(sum, a, b)
 INLINE int32_t dots_bias(const int kind) { return kind == BYTES ? 128 : 0; }
 #else
 /* Added in place: left to itself the compiler copies running sums about. */
@@ -108,7 +92,6 @@ INLINE __m256i add_dwords(__m256i sum, __m256i x) {
     __asm__("vpaddd %1, %0, %0" : "+x"(sum) : "x"(x));
     return sum;
 }
-#define DOT_WORDS(sum, a, b) add_dwords(sum, _mm256_madd_epi16(a, b))
 INLINE int32_t dots_bias(const int kind) { return (void)kind, 0; }
 #endif
 
@@ -126,10 +109,6 @@ INLINE line16 line_high(const uint8_t *p) {
         w.codes[h] = _mm256_and_si256(_mm256_srli_epi16(w.codes[h], 4), _mm256_set1_epi8(15));
     return w;
 }
-INLINE line16 line_biased(line16 w) {
-    for (int h = 0; h < 2; h++) w.codes[h] = _mm256_or_si256(w.codes[h], _mm256_set1_epi8((char)-128));
-    return w;
-}
 INLINE void line_store(uint8_t *p, line16 w) {
     for (int h = 0; h < 2; h++) _mm256_storeu_si256((__m256i *)(p + 32 * h), w.codes[h]);
 }
@@ -141,30 +120,20 @@ INLINE dots16 dots_start(const int kind, int32_t start) {
 }
 
 INLINE void dots_add(const int kind, dots16 *d, line16 w, const void *a) {
-    if (kind == WIDE) {
-        int32_t pairs[2];
-        memcpy(pairs, a, 8);
-        __m256i even = _mm256_set1_epi32(pairs[0]), odd = _mm256_set1_epi32(pairs[1]);
-        for (int h = 0; h < 2; h++) {
-            __m256i codes = _mm256_xor_si256(w.codes[h], _mm256_set1_epi8((char)-128));
-            d->sum[h] = DOT_WORDS(d->sum[h], _mm256_srai_epi16(_mm256_slli_epi16(codes, 8), 8), even);
-            d->sum[h] = DOT_WORDS(d->sum[h], _mm256_srai_epi16(codes, 8), odd);
-        }
-        return;
-    }
+    (void)kind;
     int32_t four;
     memcpy(&four, a, 4);
     __m256i x = _mm256_set1_epi32(four);
     for (int h = 0; h < 2; h++) {
 #if defined(RTP_ISA_AVXVNNI)
-        d->sum[h] = DOT_BYTES(d->sum[h], w.codes[h], x);
+        d->sum[h] = _mm256_dpbusd_avx_epi32(d->sum[h], w.codes[h], x);
 #else
         if (kind == NIBBLES) {
             d->sum[h] = add_words(d->sum[h], _mm256_maddubs_epi16(w.codes[h], x));
         } else { /* |code| times the activation with the code's sign */
             __m256i codes = _mm256_xor_si256(w.codes[h], _mm256_set1_epi8((char)-128));
             __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(codes), _mm256_sign_epi8(x, codes));
-            d->sum[h] = DOT_WORDS(d->sum[h], pairs, _mm256_set1_epi16(1));
+            d->sum[h] = add_dwords(d->sum[h], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
         }
 #endif
     }
@@ -208,10 +177,6 @@ INLINE line16 line_high(const uint8_t *p) {
     for (int i = 0; i < 4; i++) w.codes[i] = vshrq_n_u8(w.codes[i], 4);
     return w;
 }
-INLINE line16 line_biased(line16 w) {
-    for (int i = 0; i < 4; i++) w.codes[i] = vorrq_u8(w.codes[i], vdupq_n_u8(128));
-    return w;
-}
 INLINE void line_store(uint8_t *p, line16 w) {
     for (int i = 0; i < 4; i++) vst1q_u8(p + 16 * i, w.codes[i]);
 }
@@ -223,21 +188,13 @@ INLINE dots16 dots_start(const int kind, int32_t start) {
 }
 
 INLINE void dots_add(const int kind, dots16 *d, line16 w, const void *a) {
+    int32_t four;
+    memcpy(&four, a, 4);
+    const int8x16_t x = vreinterpretq_s8_s32(vdupq_n_s32(four));
     for (int i = 0; i < 4; i++) {
         uint8x16_t codes = kind == NIBBLES ? w.codes[i] : veorq_u8(w.codes[i], vdupq_n_u8(128));
         int8x16_t s = vreinterpretq_s8_u8(codes);
-        if (kind == WIDE) {
-            int16x4_t x = vld1_s16(a);
-            x = vzip1_s16(x, vext_s16(x, x, 2)); /* back in the order of the codes */
-            int16x8_t low = vmovl_s8(vget_low_s8(s)), high = vmovl_s8(vget_high_s8(s));
-            int32x4_t r0 = vmull_s16(vget_low_s16(low), x), r1 = vmull_s16(vget_high_s16(low), x);
-            int32x4_t r2 = vmull_s16(vget_low_s16(high), x), r3 = vmull_s16(vget_high_s16(high), x);
-            d->sum[i] = vaddq_s32(d->sum[i], vpaddq_s32(vpaddq_s32(r0, r1), vpaddq_s32(r2, r3)));
-        } else {
-            int32_t four;
-            memcpy(&four, a, 4);
-            d->sum[i] = vdotq_s32(d->sum[i], s, vreinterpretq_s8_s32(vdupq_n_s32(four)));
-        }
+        d->sum[i] = vdotq_s32(d->sum[i], s, x);
     }
 }
 
@@ -275,10 +232,6 @@ INLINE line16 line_high(const uint8_t *p) {
     for (int i = 0; i < LINE; i++) w.codes[i] = p[i] >> 4;
     return w;
 }
-INLINE line16 line_biased(line16 w) {
-    for (int i = 0; i < LINE; i++) w.codes[i] |= 128;
-    return w;
-}
 INLINE void line_store(uint8_t *p, line16 w) { memcpy(p, w.codes, LINE); }
 
 INLINE dots16 dots_start(const int kind, int32_t start) {
@@ -286,7 +239,7 @@ INLINE dots16 dots_start(const int kind, int32_t start) {
     return (dots16){{0}};
 }
 
-static __attribute__((noinline, unused)) void add_line(dots16 *d, const line16 *w, const int16_t *x) {
+static __attribute__((noinline, unused)) void add_line(dots16 *d, const line16 *w, const int8_t *x) {
     for (int r = 0; r < ROWS; r++) {
         int32_t sum = 0;
         for (int i = 0; i < 4; i++) sum += (int32_t)w->codes[4 * r + i] * x[i];
@@ -295,12 +248,8 @@ static __attribute__((noinline, unused)) void add_line(dots16 *d, const line16 *
 }
 
 INLINE void dots_add(const int kind, dots16 *d, line16 w, const void *a) {
-    int16_t x[4];
-    for (int i = 0; i < 4; i++) {
-        const int swapped = i == 1 ? 2 : i == 2 ? 1 : i;
-        x[i] = kind == WIDE ? ((const int16_t *)a)[swapped] : ((const int8_t *)a)[i];
-    }
-    add_line(d, &w, x);
+    (void)kind;
+    add_line(d, &w, a);
 }
 
 INLINE v16 dots_done(const int kind, dots16 d, int32_t start) {

@@ -1,7 +1,6 @@
-/* Matrix products with quantized weights. Activations become int8 in groups of 32 (int8_group.h); at two levels what is
-   left of them becomes int8 again, with 1/254 of the scale (half a step is its largest magnitude): 16 bits in all,
-   multiplied as such. Per group: an exact integer dot product, then one f32 multiply and add for the scales, and one more
-   for the zero of asymmetric schemes, which meets the sum of the dequantized activations.
+/* Matrix products with quantized weights. Activations become int8 in groups of 32 (int8_group.h). Per group: an exact
+   integer dot product, then one f32 multiply and add for the scales, and one more for the zero of asymmetric schemes,
+   which meets the sum of the dequantized activations.
 
    Few rows multiply the weights as they lie, at the speed of memory. Many rows share a panel: 16 rows of weights, some of
    their columns, with a byte a code and f32 scales, which stays in the first cache while the rows pass.
@@ -15,33 +14,30 @@
 enum { NO_GATE = -1 };
 enum { AHEAD = 4096 /* bytes of weights to prefetch */, MAX_BLOCK_ROWS = 384, PANEL_GROUPS = 24 };
 
-#define FINE (1.0f / 254.0f) /* scale of the second level over that of the first */
-
 typedef struct {
     uint8_t codes[LINES * LINE];
     float scales[2][ROWS], zeros[ROWS];
 } panel_group;
 
 typedef struct {
-    int dtype, bias_dtype, scheme, levels, gate; /* gate: an activation, or NO_GATE */
+    int dtype, bias_dtype, scheme, gate; /* gate: an activation, or NO_GATE */
     void *out;
     const void *a, *bias;
     const uint8_t *w;
     int64_t m, n, k, groups, out_row, a_row;
-    char *activations; /* tile by tile as tile_rows cuts a block, then by group */
+    int8_t *activations; /* tile by tile as tile_rows cuts a block, then by group */
     int64_t row_groups, group_blocks, block_groups, row_blocks, block_rows;
 } job;
 
 /* One group of a tile of activations, each part by row. */
 typedef struct {
-    char *codes;     /* 32 int8, or int16 at two levels */
+    int8_t *codes;   /* 32 */
     float *scales;   /* of a code */
     float *sums;     /* of what the codes stand for; asymmetric schemes */
     int32_t *starts; /* make up for what weight codes are too large by; those of second halves after all first ones */
 } tile_group;
 
-INLINE int kind_of(rows16_scheme s, int levels) { return levels == 2 ? WIDE : s.is_nibbles ? NIBBLES : BYTES; }
-INLINE int64_t code_bytes(int levels) { return levels; }
+INLINE int kind_of(rows16_scheme s) { return s.is_nibbles ? NIBBLES : BYTES; }
 
 /* Rows of the next tile, of those left in a block: the most there are tiles for, but 16 as twice 8. */
 INLINE int tile_rows(int64_t left) {
@@ -63,14 +59,13 @@ INLINE row_tile tile_with(const job *j, int64_t m) {
     return tile;
 }
 
-/* Of one row and group: codes, scale, sum and two starts. */
-INLINE int64_t place_bytes(int levels) { return GROUP * code_bytes(levels) + 16; }
+enum { PLACE_BYTES = GROUP + 16 }; /* of one row and group: codes, scale, sum and two starts */
 
 /* Group g of the `rows` rows from `first` on. */
-INLINE tile_group tile_group_at(const job *j, const int levels, int64_t first, int64_t rows, int64_t g) {
+INLINE tile_group tile_group_at(const job *j, int64_t first, int64_t rows, int64_t g) {
     tile_group group;
-    group.codes = j->activations + (first * j->groups + g * rows) * place_bytes(levels);
-    group.scales = (float *)(group.codes + rows * GROUP * code_bytes(levels));
+    group.codes = j->activations + (first * j->groups + g * rows) * PLACE_BYTES;
+    group.scales = (float *)(group.codes + rows * GROUP);
     group.sums = group.scales + rows;
     group.starts = (int32_t *)(group.sums + rows);
     return group;
@@ -78,72 +73,38 @@ INLINE tile_group tile_group_at(const job *j, const int levels, int64_t first, i
 
 /* ---- activations ---- */
 
-/* Both levels of a group as one code in steps of the second; the sum of these. */
-INLINE int32_t refine_group(const float *x, float scale, const int8_t *codes, int16_t *refined) {
-    float rest[GROUP];
-    int8_t fine[GROUP];
-    for (int i = 0; i < GROUP; i++) {
-        float left = (x[i] - scale * (float)codes[i]) / scale * 254.0f;
-        rest[i] = left > 127.0f ? 127.0f : left < -127.0f ? -127.0f : left; /* a tie may round past half a step */
-    }
-    round_group(rest, 1.0f, fine);
-    int32_t sum = 0;
-    for (int i = 0; i < GROUP; i++) refined[i] = (int16_t)(254 * codes[i] + fine[i]);
-    for (int i = 0; i < GROUP; i++) sum += refined[i];
-    return sum;
-}
-
 /* Sum of the first half. Over all of it, since compilers take shorter loops apart. */
-INLINE int32_t first_half(const int16_t *codes) {
-    static const int16_t in_first[GROUP] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
+INLINE int32_t first_half(const int8_t *codes) {
+    static const int8_t in_first[GROUP] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
     int32_t sum = 0;
     for (int i = 0; i < GROUP; i++) sum += codes[i] & in_first[i];
     return sum;
 }
 
-INLINE void quantize_row(const job *j, const int levels, int64_t m, int32_t too_large, const int halves) {
+INLINE void quantize_row(const job *j, int64_t m, int32_t too_large, const int halves) {
     const row_tile tile = tile_with(j, m);
     const int64_t r = m - tile.first;
     for (int64_t g = 0; g < j->groups; g++) {
-        float wide[GROUP], scale;
-        int8_t codes[GROUP];
-        int16_t words[GROUP]; /* the codes, where they are refined or summed by halves */
+        float wide[GROUP];
         const float *x = tile_in(j->dtype, at(j->a, j->dtype, m * j->a_row + g * GROUP), GROUP, wide);
-        const tile_group group = tile_group_at(j, levels, tile.first, tile.rows, g);
-        int32_t sum = quantize_group(x, largest_of_group(x), codes, &scale);
-        if (levels == 2 || halves == 2)
-            for (int i = 0; i < GROUP; i++) words[i] = codes[i];
-        /* Nothing is left of a group of zeros; one that is not finite is NaN already. */
-        if (levels == 2 && scale > 1e-30f) {
-            sum = refine_group(x, scale, codes, words);
-            scale *= FINE;
-        }
-        const int32_t first = halves == 2 ? first_half(words) : sum;
-        group.scales[r] = scale;
-        group.sums[r] = scale * (float)sum;
+        const tile_group group = tile_group_at(j, tile.first, tile.rows, g);
+        int8_t *codes = group.codes + r * GROUP;
+        const int32_t sum = quantize_group(x, largest_of_group(x), codes, &group.scales[r]);
+        const int32_t first = halves == 2 ? first_half(codes) : sum;
+        group.sums[r] = group.scales[r] * (float)sum;
         group.starts[r] = -too_large * first;
         group.starts[tile.rows + r] = -too_large * (sum - first);
-        if (levels == 1) {
-            memcpy(group.codes + r * GROUP, codes, GROUP);
-        } else {
-            int16_t *to = (int16_t *)group.codes + r * GROUP;
-            for (int i = 0; i < GROUP; i += 4) { /* in the order of dots.h */
-                to[i] = words[i], to[i + 1] = words[i + 2];
-                to[i + 2] = words[i + 1], to[i + 3] = words[i + 3];
-            }
-        }
     }
 }
 
 static void quantize_rows(void *argument, int64_t begin, int64_t end, void *scratch) {
     const job *j = argument;
     (void)scratch;
-    rows16_scheme s = rows16_of(j->scheme);
-    int32_t too_large = dots_bias(kind_of(s, j->levels)) + (s.is_nibbles ? s.offset : 0);
+    const rows16_scheme s = rows16_of(j->scheme);
+    const int32_t too_large = dots_bias(kind_of(s)) + (s.is_nibbles ? s.offset : 0);
     for (int64_t m = begin; m < end; m++) {
-        if (j->levels == 2) quantize_row(j, 2, m, too_large, rows16_halves(s));
-        else if (rows16_halves(s) == 2) quantize_row(j, 1, m, too_large, 2);
-        else quantize_row(j, 1, m, too_large, 1);
+        if (rows16_halves(s) == 2) quantize_row(j, m, too_large, 2);
+        else quantize_row(j, m, too_large, 1);
     }
 }
 
@@ -153,9 +114,7 @@ static void quantize_rows(void *argument, int64_t begin, int64_t end, void *scra
    or, from_panel, a panel. Added to what is there, except by group 0. */
 INLINE void tile_of(const job *j, const int rows, const int kind, const rows16_scheme s, const int from_panel,
                     int64_t m0, const uint8_t *w, int64_t g0, int64_t g1, float *values) {
-    const int halves = rows16_halves(s), levels = kind == WIDE ? 2 : 1;
-    /* A panel of symmetric weights at two levels may be of nibbles, too. */
-    const int has_start = dots_bias(kind) || (s.is_nibbles && s.offset) || (from_panel && kind == WIDE);
+    const int halves = rows16_halves(s), has_start = dots_bias(kind) || (s.is_nibbles && s.offset);
     v16 acc[TILE_ROWS];
 #pragma GCC unroll 12
     for (int m = 0; m < rows; m++) acc[m] = g0 == 0 ? v16_zero() : v16_load(values + m * ROWS);
@@ -165,7 +124,7 @@ INLINE void tile_of(const job *j, const int rows, const int kind, const rows16_s
         const uint8_t *lines = from_panel ? panel->codes : block + rows16_codes_at(s);
         if (!from_panel) /* bound by memory: the hardware's own prefetch stops at pages */
             for (int64_t at = 0; at < rows16_block_bytes(s); at += LINE) __builtin_prefetch(block + AHEAD + at);
-        const tile_group a = tile_group_at(j, levels, m0, rows, g);
+        const tile_group a = tile_group_at(j, m0, rows, g);
 #pragma GCC unroll 2
         for (int h = 0; h < halves; h++) {
             dots16 sums[TILE_ROWS];
@@ -177,10 +136,9 @@ INLINE void tile_of(const job *j, const int rows, const int kind, const rows16_s
             }
 #pragma GCC unroll 8
             for (int q = h * LINES / halves; q < (h + 1) * LINES / halves; q++) {
-                line16 line = from_panel ? line_load(lines + q * LINE) : rows16_line(s, kind, lines, q);
+                line16 line = from_panel ? line_load(lines + q * LINE) : rows16_line(s, lines, q);
 #pragma GCC unroll 12
-                for (int m = 0; m < rows; m++)
-                    dots_add(kind, &sums[m], line, a.codes + (m * GROUP + 4 * q) * code_bytes(levels));
+                for (int m = 0; m < rows; m++) dots_add(kind, &sums[m], line, a.codes + m * GROUP + 4 * q);
             }
             v16 scale = from_panel ? v16_load(panel->scales[h]) : rows16_scale(s, block, g, h);
 #pragma GCC unroll 12
@@ -238,40 +196,28 @@ FEW_TILES(q8_0, RTP_CPU_Q8_0, BYTES)
 FEW_TILES(q5_1, RTP_CPU_Q5_1, BYTES)
 FEW_TILES(q5_k, RTP_CPU_Q5_K, BYTES)
 FEW_TILES(q6_k, RTP_CPU_Q6_K, BYTES)
-FEW_TILES(q4_0, RTP_CPU_Q4_0, WIDE)
-FEW_TILES(q4_1, RTP_CPU_Q4_1, WIDE)
-FEW_TILES(q4_k, RTP_CPU_Q4_K, WIDE)
-FEW_TILES(q8_0, RTP_CPU_Q8_0, WIDE)
-FEW_TILES(q5_1, RTP_CPU_Q5_1, WIDE)
-FEW_TILES(q5_k, RTP_CPU_Q5_K, WIDE)
-FEW_TILES(q6_k, RTP_CPU_Q6_K, WIDE)
 PANEL_TILES(symmetric, RTP_CPU_Q4_0, NIBBLES)
 PANEL_TILES(asymmetric, RTP_CPU_Q4_1, NIBBLES)
 PANEL_TILES(symmetric, RTP_CPU_Q8_0, BYTES)
 PANEL_TILES(asymmetric, RTP_CPU_Q5_1, BYTES)
 PANEL_TILES(halves, RTP_CPU_Q6_K, BYTES)
-PANEL_TILES(symmetric, RTP_CPU_Q8_0, WIDE)
-PANEL_TILES(asymmetric, RTP_CPU_Q5_1, WIDE)
-PANEL_TILES(halves, RTP_CPU_Q6_K, WIDE)
 
-static tile_function *few_tiles(int scheme, int levels) {
+static tile_function *few_tiles(int scheme) {
     switch (scheme) {
-        case RTP_CPU_Q4_0: return levels == 1 ? few_q4_0_NIBBLES : few_q4_0_WIDE;
-        case RTP_CPU_Q4_1: return levels == 1 ? few_q4_1_NIBBLES : few_q4_1_WIDE;
-        case RTP_CPU_Q4_K: return levels == 1 ? few_q4_k_NIBBLES : few_q4_k_WIDE;
-        case RTP_CPU_Q5_1: return levels == 1 ? few_q5_1_BYTES : few_q5_1_WIDE;
-        case RTP_CPU_Q5_K: return levels == 1 ? few_q5_k_BYTES : few_q5_k_WIDE;
-        case RTP_CPU_Q6_K: return levels == 1 ? few_q6_k_BYTES : few_q6_k_WIDE;
-        default: return levels == 1 ? few_q8_0_BYTES : few_q8_0_WIDE;
+        case RTP_CPU_Q4_0: return few_q4_0_NIBBLES;
+        case RTP_CPU_Q4_1: return few_q4_1_NIBBLES;
+        case RTP_CPU_Q4_K: return few_q4_k_NIBBLES;
+        case RTP_CPU_Q5_1: return few_q5_1_BYTES;
+        case RTP_CPU_Q5_K: return few_q5_k_BYTES;
+        case RTP_CPU_Q6_K: return few_q6_k_BYTES;
+        default: return few_q8_0_BYTES;
     }
 }
 
-static tile_function *panel_tiles(rows16_scheme s, int levels) {
-    int kind = kind_of(s, levels);
-    if (rows16_halves(s) == 2) return kind == WIDE ? many_halves_WIDE : many_halves_BYTES;
-    if (s.is_asymmetric)
-        return kind == WIDE ? many_asymmetric_WIDE : kind == BYTES ? many_asymmetric_BYTES : many_asymmetric_NIBBLES;
-    return kind == WIDE ? many_symmetric_WIDE : kind == BYTES ? many_symmetric_BYTES : many_symmetric_NIBBLES;
+static tile_function *panel_tiles(rows16_scheme s) {
+    if (rows16_halves(s) == 2) return many_halves_BYTES;
+    if (s.is_asymmetric) return s.is_nibbles ? many_asymmetric_NIBBLES : many_asymmetric_BYTES;
+    return s.is_nibbles ? many_symmetric_NIBBLES : many_symmetric_BYTES;
 }
 
 /* ---- the loops over tiles ---- */
@@ -320,7 +266,7 @@ static void multiply_few(void *argument, int64_t begin, int64_t end, void *scrat
     const job *j = argument;
     (void)scratch;
     const int64_t bytes = rows16_group_bytes(rows16_of(j->scheme), j->groups);
-    tile_function *tile = few_tiles(j->scheme, j->levels);
+    tile_function *tile = few_tiles(j->scheme);
     for (int64_t group = begin; group < end; group++) {
         float values[TILE_ROWS * ROWS], gates[TILE_ROWS * ROWS];
         biases added;
@@ -336,37 +282,27 @@ static void multiply_few(void *argument, int64_t begin, int64_t end, void *scrat
 }
 
 /* Groups [g0, g1) of the row group at w as a panel. */
-INLINE void unpack_as(const rows16_scheme s, const int kind, const uint8_t *w, int64_t g0, int64_t g1,
-                      panel_group *panel) {
+INLINE void unpack_as(const rows16_scheme s, const uint8_t *w, int64_t g0, int64_t g1, panel_group *panel) {
     for (int64_t g = g0; g < g1; g++, panel++) {
         const uint8_t *block = w + rows16_block_at(s, g), *codes = block + rows16_codes_at(s);
         for (int64_t at = 0; at < rows16_block_bytes(s); at += LINE) __builtin_prefetch(block + AHEAD + at);
 #pragma GCC unroll 8
-        for (int q = 0; q < LINES; q++) line_store(panel->codes + q * LINE, rows16_line(s, kind, codes, q));
+        for (int q = 0; q < LINES; q++) line_store(panel->codes + q * LINE, rows16_line(s, codes, q));
         for (int h = 0; h < rows16_halves(s); h++) v16_store(panel->scales[h], rows16_scale(s, block, g, h));
         if (s.is_asymmetric) v16_store(panel->zeros, rows16_zero(s, block, g));
     }
 }
 
-static void unpack(int scheme, int levels, const uint8_t *w, int64_t g0, int64_t g1, panel_group *panel) {
-#define UNPACK(scheme, kind) unpack_as(rows16_of(scheme), kind, w, g0, g1, panel)
-    switch (scheme) { /* bytes of any kind lie in a panel as they are stored */
-        case RTP_CPU_Q4_0:
-            if (levels == 1) UNPACK(RTP_CPU_Q4_0, NIBBLES);
-            else UNPACK(RTP_CPU_Q4_0, WIDE);
-            return;
-        case RTP_CPU_Q4_1:
-            if (levels == 1) UNPACK(RTP_CPU_Q4_1, NIBBLES);
-            else UNPACK(RTP_CPU_Q4_1, WIDE);
-            return;
-        case RTP_CPU_Q4_K:
-            if (levels == 1) UNPACK(RTP_CPU_Q4_K, NIBBLES);
-            else UNPACK(RTP_CPU_Q4_K, WIDE);
-            return;
-        case RTP_CPU_Q5_1: UNPACK(RTP_CPU_Q5_1, BYTES); return;
-        case RTP_CPU_Q5_K: UNPACK(RTP_CPU_Q5_K, BYTES); return;
-        case RTP_CPU_Q6_K: UNPACK(RTP_CPU_Q6_K, BYTES); return;
-        default: UNPACK(RTP_CPU_Q8_0, BYTES); return;
+static void unpack(int scheme, const uint8_t *w, int64_t g0, int64_t g1, panel_group *panel) {
+#define UNPACK(scheme) unpack_as(rows16_of(scheme), w, g0, g1, panel)
+    switch (scheme) { /* of schemes that are stored alike, one */
+        case RTP_CPU_Q4_0: UNPACK(RTP_CPU_Q4_0); return;
+        case RTP_CPU_Q4_1: UNPACK(RTP_CPU_Q4_1); return;
+        case RTP_CPU_Q4_K: UNPACK(RTP_CPU_Q4_K); return;
+        case RTP_CPU_Q5_1: UNPACK(RTP_CPU_Q5_1); return;
+        case RTP_CPU_Q5_K: UNPACK(RTP_CPU_Q5_K); return;
+        case RTP_CPU_Q6_K: UNPACK(RTP_CPU_Q6_K); return;
+        default: UNPACK(RTP_CPU_Q8_0); return;
     }
 #undef UNPACK
 }
@@ -383,10 +319,10 @@ static void multiply_group(const job *j, const uint8_t *w, int64_t group, int64_
                            float *values, int is_last) {
     const rows16_scheme s = rows16_of(j->scheme);
     const int64_t pieces = div_up(j->groups, PANEL_GROUPS);
-    tile_function *tile = panel_tiles(s, j->levels);
+    tile_function *tile = panel_tiles(s);
     for (int64_t piece = 0; piece < pieces; piece++) {
         int64_t g = piece * j->groups / pieces, g_end = (piece + 1) * j->groups / pieces;
-        unpack(j->scheme, j->levels, w, g, g_end, own->panel);
+        unpack(j->scheme, w, g, g_end, own->panel);
         for (int64_t m = 0; m < rows;) {
             int count = tile_rows(rows - m);
             tile(j, count, m0 + m, own->panel->codes, g, g_end, values + m * ROWS);
@@ -412,22 +348,22 @@ static void multiply_many(void *argument, int64_t begin, int64_t end, void *scra
     }
 }
 
-static int multiply(rtp_cpu_device *device, int scheme, int levels, int gate, int dtype, void *out, const void *a,
+static int multiply(rtp_cpu_device *device, int scheme, int gate, int dtype, void *out, const void *a,
                     const uint8_t *w, int bias_dtype, const void *bias, int64_t m, int64_t n, int64_t k,
                     int64_t out_row, int64_t a_row) {
-    if (!is_scheme(scheme) || levels < 1 || levels > 2 || !is_dtype(dtype) || (bias && !is_dtype(bias_dtype)) ||
+    if (!is_scheme(scheme) || !is_dtype(dtype) || (bias && !is_dtype(bias_dtype)) ||
         m < 0 || n < 0 || k < 0 || k % rows16_unit(rows16_of(scheme)))
         return RTP_CPU_BAD_ARGUMENT;
     if (m == 0 || n == 0) return RTP_CPU_OK;
     rtp_pool *pool = device->pool;
-    job j = {.dtype = dtype, .bias_dtype = bias_dtype, .scheme = scheme, .levels = levels, .gate = gate};
+    job j = {.dtype = dtype, .bias_dtype = bias_dtype, .scheme = scheme, .gate = gate};
     j.out = out, j.a = a, j.bias = bias, j.w = w;
     j.m = m, j.n = n, j.k = k, j.groups = k / GROUP, j.out_row = out_row, j.a_row = a_row;
     j.row_blocks = div_up(m, MAX_BLOCK_ROWS);
     j.block_rows = div_up(div_up(m, j.row_blocks), TILE_ROWS) * TILE_ROWS;
     const int is_direct = m <= DIRECT_ROWS || k == 0; /* without columns there is no panel, but the bias */
     void *shared;
-    int status = rtp_pool_reserve(pool, m * j.groups * place_bytes(levels), &shared,
+    int status = rtp_pool_reserve(pool, m * j.groups * PLACE_BYTES, &shared,
                                   is_direct ? 0 : (int64_t)sizeof(many_scratch));
     if (status != RTP_CPU_OK) return status;
     j.activations = shared;
@@ -448,15 +384,15 @@ static int multiply(rtp_cpu_device *device, int scheme, int levels, int gate, in
     return RTP_CPU_OK;
 }
 
-int KERNEL(gemm_rows16)(rtp_cpu_device *device, int scheme, int levels, int dtype, void *out, const void *a,
-                        const uint8_t *w, int bias_dtype, const void *bias, int64_t m, int64_t n, int64_t k,
-                        int64_t out_row, int64_t a_row) {
-    return multiply(device, scheme, levels, NO_GATE, dtype, out, a, w, bias_dtype, bias, m, n, k, out_row, a_row);
+int KERNEL(gemm_rows16)(rtp_cpu_device *device, int scheme, int dtype, void *out, const void *a, const uint8_t *w,
+                        int bias_dtype, const void *bias, int64_t m, int64_t n, int64_t k, int64_t out_row,
+                        int64_t a_row) {
+    return multiply(device, scheme, NO_GATE, dtype, out, a, w, bias_dtype, bias, m, n, k, out_row, a_row);
 }
 
 int KERNEL(gated_gemm_rows16)(rtp_cpu_device *device, int scheme, int kind, int dtype, void *out, const void *a,
                               const uint8_t *w, int bias_dtype, const void *bias, int64_t m, int64_t n, int64_t k,
                               int64_t out_row, int64_t a_row) {
     if (kind < RTP_CPU_GELU || kind > RTP_CPU_TANH || n % ROWS) return RTP_CPU_BAD_ARGUMENT;
-    return multiply(device, scheme, 1, kind, dtype, out, a, w, bias_dtype, bias, m, n, k, out_row, a_row);
+    return multiply(device, scheme, kind, dtype, out, a, w, bias_dtype, bias, m, n, k, out_row, a_row);
 }

@@ -96,10 +96,9 @@ INLINE v16 rows16_zero(const rows16_scheme s, const uint8_t *block, int64_t g) {
 }
 
 /* Line q of 8, as dots_add wants it. */
-INLINE line16 rows16_line(const rows16_scheme s, const int kind, const uint8_t *codes, const int q) {
+INLINE line16 rows16_line(const rows16_scheme s, const uint8_t *codes, const int q) {
     if (!s.is_nibbles) return line_load(codes + q * LINE);
-    line16 w = q < LINES / 2 ? line_low(codes + q * LINE) : line_high(codes + (q - LINES / 2) * LINE);
-    return kind == WIDE ? line_biased(w) : w;
+    return q < LINES / 2 ? line_low(codes + q * LINE) : line_high(codes + (q - LINES / 2) * LINE);
 }
 
 #endif

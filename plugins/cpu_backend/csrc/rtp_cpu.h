@@ -195,13 +195,12 @@ int rtp_cpu_rows16_pack(rtp_cpu_device *device, int scheme, uint8_t *out, const 
                         int64_t k);
 
 /* out[m, n] = a . w[n] + bias[n], with a quantized to int8 in groups of 32. a: [m, k]; w: rows16 of [n, k].
-   levels: 1, or 2 to quantize what the first level leaves once more, which makes 16 bits and costs more.
    The dot products of a group are exact integers; a group of a with inf or NaN makes its row of out NaN. */
-int rtp_cpu_gemm_rows16(rtp_cpu_device *device, int scheme, int levels, int dtype, void *out, const void *a,
-                        const uint8_t *w, int bias_dtype, const void *bias, int64_t m, int64_t n, int64_t k,
-                        int64_t out_row, int64_t a_row);
+int rtp_cpu_gemm_rows16(rtp_cpu_device *device, int scheme, int dtype, void *out, const void *a, const uint8_t *w,
+                        int bias_dtype, const void *bias, int64_t m, int64_t n, int64_t k, int64_t out_row,
+                        int64_t a_row);
 
-/* out[m, n] = kind(a . w[n] + bias[n]) * (a . w[N + n] + bias[N + n]), a quantized as by gemm_rows16 at one level.
+/* out[m, n] = kind(a . w[n] + bias[n]) * (a . w[N + n] + bias[N + n]), a quantized as by gemm_rows16.
    w: rows16 of [2 N, k], bias: [2 N], N a multiple of 16. */
 int rtp_cpu_gated_gemm_rows16(rtp_cpu_device *device, int scheme, int kind, int dtype, void *out, const void *a,
                               const uint8_t *w, int bias_dtype, const void *bias, int64_t m, int64_t n, int64_t k,

@@ -24,7 +24,6 @@ from rtp_core.plugin import (
     FfnWeights,
     KVLayout,
     LayerWeights,
-    Linear,
     Manifest,
     No,
     Norm,
@@ -397,15 +396,6 @@ class CpuDevice(Device):
         else:
             matmul.gemm(self, self._native, a, b, bias, trans_b, out)
         return out
-
-    @overrides("lm_head", impl="cpu.lm_head", handles={"bias"}, when=_has_quantized_weights)
-    def _lm_head(self, x: Buffer, weight: Linear) -> Buffer:
-        """Logits see no other op after them to even their errors out: activations of 16 bits instead of 8."""
-        assert isinstance(weight.weight, QBuffer)
-        logits = self.alloc((x.shape[0], weight.weight.shape[0]), dtypes.float32, "lm_head")
-        x = self._wide(self._contiguous(x))
-        quantized.gemm(self, self._native, x, weight.weight, weight.bias, logits, levels=2)
-        return logits
 
     @overrides("ffn_layer", impl="cpu.ffn_layer", handles={"bias"}, when=_has_quantized_weights)
     def _ffn_layer(self, x: Buffer, weights: FfnWeights, *, out: Buffer | None = None) -> Buffer:

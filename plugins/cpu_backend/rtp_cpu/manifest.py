@@ -22,7 +22,6 @@ MANIFEST = Manifest(
         ),
         DeclaredOverride("ffn_layer", "cpu.ffn_layer", handles=frozenset({"bias"}), is_conditional=True),
         DeclaredOverride("gated_activation", "cpu.gated_activation"),
-        DeclaredOverride("lm_head", "cpu.lm_head", handles=frozenset({"bias"}), is_conditional=True),
         DeclaredOverride("sample", "cpu.sample"),
     ),
     schemes=("q4_0", "q4_1", "q4_k", "q5_0", "q5_1", "q5_k", "q6_k", "q8_0"),

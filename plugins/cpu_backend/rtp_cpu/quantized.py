@@ -88,13 +88,8 @@ def prepare(device: Device, native: Native, weight: QBuffer, tag: str) -> QBuffe
     return QBuffer(weight.scheme, (n, k), packed, none, layout=ROWS16)
 
 
-def gemm(
-    device: Device, native: Native, a: Buffer, b: QBuffer, bias: Buffer | None, out: Buffer, *, levels: int = 1
-) -> None:
-    """out = a @ b.T + bias, a quantized to int8 on the way, at 2 levels also what the first one leaves of it.
-
-    A plain b is prepared first, each time.
-    """
+def gemm(device: Device, native: Native, a: Buffer, b: QBuffer, bias: Buffer | None, out: Buffer) -> None:
+    """out = a @ b.T + bias, a quantized to int8 on the way. A plain b is prepared first, each time."""
     n, k = b.shape
     if a.shape[-1] != k or out.shape != (*a.shape[:-1], n) or (bias is not None and bias.shape != (n,)):
         raise mismatch("gemm", a, b, bias, out)
@@ -103,7 +98,7 @@ def gemm(
     bias_code, bias_pointer = (0, NULL) if bias is None else (DTYPES[bias.dtype], pointer(bias))
     for x, rows, y, to in matrices(a, out):
         if status := lib.rtp_cpu_gemm_rows16(
-            native.handle, SCHEMES[b.scheme.name], levels, DTYPES[x.dtype], pointer(y), pointer(x), pointer(b),
+            native.handle, SCHEMES[b.scheme.name], DTYPES[x.dtype], pointer(y), pointer(x), pointer(b),
             bias_code, bias_pointer, rows.number, n, k, to.stride, rows.stride,
         ):  # fmt: skip
             native.fail(status, "gemm", x, b, bias, y)

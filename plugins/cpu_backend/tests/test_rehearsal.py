@@ -89,7 +89,6 @@ def quantized(scheme: QuantScheme) -> Case:
         return [
             *rows,
             *products,
-            device._lm_head(x, Linear(weight)),
             device.dequantize(plain, dtype=dtypes.float16),
             device.dequantize(weight, dtype=dtypes.float16),
         ]

@@ -56,7 +56,7 @@ int scene_run(scene *s, rtp_cpu_device *device) {
         status = rtp_cpu_norm(device, RTP_CPU_RMS_NORM, f32, s->normed.data, NULL, s->x.data, NULL, f32, s->norm.data,
                               NULL, 1e-5f, TOKENS, WIDTH, WIDTH, 0, WIDTH, 0);
     if (!status)
-        status = rtp_cpu_gemm_rows16(device, RTP_CPU_Q8_0, 1, f32, q, s->normed.data, s->weight, 0, NULL, TOKENS, QKV,
+        status = rtp_cpu_gemm_rows16(device, RTP_CPU_Q8_0, f32, q, s->normed.data, s->weight, 0, NULL, TOKENS, QKV,
                                      WIDTH, QKV, WIDTH);
     if (!status)
         status = rtp_cpu_rope(device, f32, q, q, s->cos.data, s->sin.data, s->positions, TOKENS, HEADS + 1, DIM, HALF,

@@ -17,7 +17,7 @@ static int run_kernels(rtp_cpu_device *device, void *x, const tensor *out, int32
     rtp_cpu_kv kv = {x, dtype, BLOCKS, 1, BLOCK, DIM, 2 * BLOCK * DIM, BLOCK * DIM, BLOCK * DIM, DIM};
     int status = rtp_cpu_top_k(device, dtype, out[0].data, indices, x, M, K, TOP, K);
     if (!status) status = rtp_cpu_gemm(device, dtype, out[1].data, x, dtype, x, 0, NULL, 0, M, N, K, N, K, N, 1, NULL);
-    if (!status) status = rtp_cpu_gemm_rows16(device, scheme, 2, dtype, out[2].data, x, x, 0, NULL, M, N, K, N, K);
+    if (!status) status = rtp_cpu_gemm_rows16(device, scheme, dtype, out[2].data, x, x, 0, NULL, M, N, K, N, K);
     if (!status) status = rtp_cpu_gemm_pairs16(device, dtype, out[5].data, x, x, 0, NULL, M, N, K, N, K);
     if (!status)
         status = rtp_cpu_decode_attention(device, &kv, dtype, out[3].data, x, table, BLOCKS, &length, 1, HEADS,

@@ -77,27 +77,25 @@ static double element(form f, const rtp_cpu_plain *p, int64_t i, double *size) {
     return scale * (code - f.offset) + zero;
 }
 
-/* Activations as the kernel sees them, in place: int8 in groups of 32, at two levels also of what the first leaves. */
-static void quantize_activations(tensor *a, int levels) {
+/* Activations as the kernel sees them, in place: int8 in groups of 32. */
+static void quantize_activations(tensor *a) {
     for (float *x = a->values; x < a->values + a->count; x += GROUP) {
         float top = 0;
         for (int j = 0; j < GROUP; j++) top = fmaxf(top, fabsf(x[j]));
         for (int j = 0; j < GROUP && top > 0; j++) { /* in floats: a tie must fall to the same side */
             float scale = top / 127.0f, code = rintf(x[j] * (127.0f / top));
-            float fine = rintf(fmaxf(-127, fminf(127, (x[j] - scale * code) / scale * 254.0f)));
-            x[j] = (float)((double)scale * (levels == 2 ? code + (double)fine / 254 : code));
+            x[j] = scale * code;
         }
     }
 }
 
-static void product(rtp_cpu_device *device, int scheme, int levels, int dtype, const uint8_t *packed,
+static void product(rtp_cpu_device *device, int scheme, int dtype, const uint8_t *packed,
                     const float *numbers, const double *sizes, int64_t m, int64_t n, int64_t k) {
     tensor a = tensor_random(dtype, m * k), bias = tensor_random(dtype, n), out = tensor_random(dtype, m * n);
-    require(!rtp_cpu_gemm_rows16(device, scheme, levels, dtype, out.data, a.data, packed, dtype, bias.data, m, n, k, n,
-                                 k),
+    require(!rtp_cpu_gemm_rows16(device, scheme, dtype, out.data, a.data, packed, dtype, bias.data, m, n, k, n, k),
             "gemm_rows16");
     tensor_read(&out);
-    quantize_activations(&a, levels);
+    quantize_activations(&a);
     for (int64_t i = 0; i < m * n; i++) {
         double y = bias.values[i % n], size = 0;
         const float *x = a.values + i / n * k, *row = numbers + i % n * k;
@@ -117,7 +115,7 @@ static void gated(rtp_cpu_device *device, int scheme, const uint8_t *packed, int
     tensor a = tensor_random(RTP_CPU_F32, m * k), bias = tensor_random(RTP_CPU_F32, n);
     tensor both = tensor_random(RTP_CPU_F32, m * n), expected = tensor_random(RTP_CPU_F32, m * half);
     tensor out = tensor_random(RTP_CPU_F32, m * half);
-    require(!rtp_cpu_gemm_rows16(device, scheme, 1, RTP_CPU_F32, both.data, a.data, packed, RTP_CPU_F32, bias.data, m, n, k,
+    require(!rtp_cpu_gemm_rows16(device, scheme, RTP_CPU_F32, both.data, a.data, packed, RTP_CPU_F32, bias.data, m, n, k,
                                  n, k),
             "gemm_rows16");
     for (int kind = RTP_CPU_GELU; kind <= RTP_CPU_TANH; kind++) {
@@ -207,8 +205,7 @@ static void quantized(rtp_cpu_device *device, int scheme, int dtype, int64_t m, 
         double y = element(f, &w.parts, i, &sizes[i]);
         expect("dequantize", &numbers, i, y, sizes[i]);
     }
-    for (int levels = 1; levels <= 2; levels++)
-        product(device, scheme, levels, dtype, packed, numbers.values, sizes, m, n, k);
+    product(device, scheme, dtype, packed, numbers.values, sizes, m, n, k);
     if (n % (2 * ROWS) == 0) gated(device, scheme, packed, m, n, k);
     if (n) rows(device, scheme, dtype, &w, packed, numbers.values, n, k);
     quantize(device, scheme, &numbers, &w, n, k);
@@ -225,12 +222,9 @@ static void refusals(rtp_cpu_device *device) {
         int is_scheme = scheme >= 0 && scheme < FORMS, unit = is_scheme && forms[scheme].is_super ? SUPER : GROUP;
         const rtp_cpu_plain *wrong = is_scheme && forms[scheme].is_super && forms[scheme].is_asymmetric ? &none : &whole;
         require(!rtp_cpu_rows16_bytes(scheme, 1, unit / 2), "bytes of half a unit");
-        require(rtp_cpu_gemm_rows16(device, scheme, 1, 0, NULL, NULL, NULL, 0, NULL, 1, 1, unit / 2, 1, 1) ==
+        require(rtp_cpu_gemm_rows16(device, scheme, 0, NULL, NULL, NULL, 0, NULL, 1, 1, unit / 2, 1, 1) ==
                     RTP_CPU_BAD_ARGUMENT,
                 "a product of half a unit");
-        require(rtp_cpu_gemm_rows16(device, scheme, 3, 0, NULL, NULL, NULL, 0, NULL, 1, 1, unit, 1, 1) ==
-                    RTP_CPU_BAD_ARGUMENT,
-                "three levels");
         require(rtp_cpu_gated_gemm_rows16(device, scheme, RTP_CPU_SILU, 0, NULL, NULL, NULL, 0, NULL, 1, 8, unit, 8, unit) ==
                     RTP_CPU_BAD_ARGUMENT,
                 "gate and up that share a group of rows");
