@@ -2,7 +2,9 @@
    context. The query heads of a kv head share its loads. */
 
 #include "attention.h"
+#include "decode_tile.h"
 
+enum { SCORES = RUN + VF }; /* of a head: those of a run, and what a tile writes past them */
 enum { MIN_PART = 128 }; /* tokens: less is not worth another task */
 
 typedef struct {
@@ -16,77 +18,93 @@ typedef struct {
     float *partial; /* [requests, K, parts, group, D + 2]: sums, top, total; NULL where parts is 1 */
 } job;
 
-/* acc[0..D) += sum_i weights[i] * rows[i]. */
-static void add_rows(float *acc, const float *weights, const float *const *rows, int64_t n, int64_t dim) {
-    int64_t d = 0;
-    for (; d + 4 * VF <= dim; d += 4 * VF) {
-        vf s[4];
-        for (int v = 0; v < 4; v++) s[v] = vf_load(acc + d + v * VF);
-        for (int64_t i = 0; i < n; i++) {
-            vf w = vf_set1(weights[i]);
-            for (int v = 0; v < 4; v++) s[v] = vf_fma(w, vf_load(rows[i] + d + v * VF), s[v]);
+/* ---- tiles, by dtype and heads ---- */
+
+INLINE void score_as(const int dtype, int heads, const cached_rows *rows, int64_t dim, const float *q, float *scores) {
+    switch (heads) {
+        case 1: score_rows(dtype, 1, rows, dim, q, scores, SCORES); return;
+        case 2: score_rows(dtype, 2, rows, dim, q, scores, SCORES); return;
+        case 3: score_rows(dtype, 3, rows, dim, q, scores, SCORES); return;
+        default: score_rows(dtype, TILE_HEADS, rows, dim, q, scores, SCORES); return;
+    }
+}
+
+static void score(int dtype, int heads, const cached_rows *rows, int64_t dim, const float *q, float *scores) {
+    switch (dtype) {
+        case RTP_CPU_F32: score_as(RTP_CPU_F32, heads, rows, dim, q, scores); return;
+        case RTP_CPU_F16: score_as(RTP_CPU_F16, heads, rows, dim, q, scores); return;
+        default: score_as(RTP_CPU_BF16, heads, rows, dim, q, scores); return;
+    }
+}
+
+INLINE void add_as(const int dtype, int heads, const cached_rows *rows, int64_t dim, const float *weights, float *acc) {
+    switch (heads) {
+        case 1: add_rows(dtype, 1, rows, dim, weights, SCORES, acc); return;
+        case 2: add_rows(dtype, 2, rows, dim, weights, SCORES, acc); return;
+        case 3: add_rows(dtype, 3, rows, dim, weights, SCORES, acc); return;
+        default: add_rows(dtype, TILE_HEADS, rows, dim, weights, SCORES, acc); return;
+    }
+}
+
+static void add(int dtype, int heads, const cached_rows *rows, int64_t dim, const float *weights, float *acc) {
+    switch (dtype) {
+        case RTP_CPU_F32: add_as(RTP_CPU_F32, heads, rows, dim, weights, acc); return;
+        case RTP_CPU_F16: add_as(RTP_CPU_F16, heads, rows, dim, weights, acc); return;
+        default: add_as(RTP_CPU_BF16, heads, rows, dim, weights, acc); return;
+    }
+}
+
+/* ---- the loops over a context ---- */
+
+/* Up to n tokens from t on, as many as lie in one block. */
+static cached_rows rows_from(const rtp_cpu_kv *kv, int part, const int32_t *table, int64_t head, int64_t t, int64_t n) {
+    int64_t block = t / kv->block_size, offset = t % kv->block_size;
+    return (cached_rows){kv_at(kv, part, table[block], head, offset), NULL, min64(n, kv->block_size - offset),
+                         kv->token_stride};
+}
+
+/* What one task reads: tokens [begin, end) of a request's context, of one kv head. */
+typedef struct {
+    int64_t request, kv_head, begin, end;
+    const int32_t *table;
+} span;
+
+static span span_of(const job *j, int64_t task) {
+    int64_t part = task % j->parts, r = task / j->parts / j->kv.heads, context = j->context_lens[r];
+    int64_t length = div_up(context, j->parts * RUN) * RUN;
+    return (span){r, task / j->parts % j->kv.heads, part * length, min64(context, (part + 1) * length),
+                  j->block_tables + r * j->table_row};
+}
+
+static const void *first_key(const job *j, const span *s, int64_t t) {
+    return t < s->end ? rows_from(&j->kv, KEY, s->table, s->kv_head, t, 1).first : NULL;
+}
+
+/* A span for the query heads of its kv head: acc [group, D], state [group]; scores [group, SCORES]. While keys are read
+   their values are fetched, and with values the keys that come after them, be they of `next`. */
+static void attend(const job *j, const span *now, const span *next, const float *q, float *acc, online *state,
+                   float *scores) {
+    const int64_t dim = j->kv.head_dim, h = now->kv_head;
+    const int32_t *table = now->table;
+    for (int64_t t = now->begin; t < now->end; t += RUN) {
+        int64_t n = min64(RUN, now->end - t);
+        cached_rows rows;
+        for (int64_t i = 0; i < n; i += rows.count) {
+            rows = rows_from(&j->kv, KEY, table, h, t + i, n - i);
+            rows.ahead = rows_from(&j->kv, VALUE, table, h, t + i, n - i).first;
+            for (int64_t g = 0; g < j->group; g += TILE_HEADS, rows.ahead = NULL)
+                score(j->kv.dtype, (int)min64(TILE_HEADS, j->group - g), &rows, dim, q + g * dim, scores + g * SCORES + i);
         }
-        for (int v = 0; v < 4; v++) vf_store(acc + d + v * VF, s[v]);
-    }
-    for (; d < dim; d += VF) {
-        int64_t width = min64(VF, dim - d);
-        vf s = vf_loadn(acc + d, width);
-        for (int64_t i = 0; i < n; i++) s = vf_fma(vf_set1(weights[i]), vf_loadn(rows[i] + d, width), s);
-        vf_storen(acc + d, s, width);
-    }
-}
-
-/* q . rows[i] of VF rows: each sums in a vector of its own, and all are summed up together. */
-INLINE vf dots_of_tokens(const float *q, const float *const *rows, int64_t dim) {
-    vf sums[VF];
-    for (int i = 0; i < VF; i++) sums[i] = vf_zero();
-    int64_t d = 0;
-    for (; d + VF <= dim; d += VF) {
-        vf x = vf_load(q + d);
-#pragma GCC unroll 16
-        for (int i = 0; i < VF; i++) sums[i] = vf_fma(x, vf_load(rows[i] + d), sums[i]);
-    }
-    if (d < dim) {
-        vf x = vf_loadn(q + d, dim - d);
-        for (int i = 0; i < VF; i++) sums[i] = vf_fma(x, vf_loadn(rows[i] + d, dim - d), sums[i]);
-    }
-    return vf_sums(sums);
-}
-
-/* rows[i] as f32: themselves, or converted into `converted` [n, dim]. */
-static void rows_f32(int dtype, const void *const *rows, int64_t n, int64_t dim, float *converted,
-                     const float **result) {
-    for (int64_t i = 0; i < n; i++) {
-        result[i] = rows[i];
-        if (dtype == RTP_CPU_F32) continue;
-        load_f32(dtype, rows[i], dim, converted + i * dim);
-        result[i] = converted + i * dim;
-    }
-}
-
-/* Tokens [begin, end) of request r's context for the query heads of kv head h: acc [group, D], state [group]. */
-static void attend(const job *j, int64_t r, int64_t h, int64_t begin, int64_t end, const float *q, float *acc,
-                   online *state, float *converted) {
-    const int64_t dim = j->kv.head_dim;
-    const int32_t *table = j->block_tables + r * j->table_row;
-    for (int64_t t = begin; t < end; t += RUN) {
-        const void *rows[RUN];
-        const float *x[RUN];
-        float scores[RUN];
-        int64_t n = min64(RUN, end - t);
-        float *weights = converted + RUN * dim; /* [group, RUN] */
-        kv_rows(&j->kv, KEY, table, h, t, n, rows);
-        rows_f32(j->kv.dtype, rows, n, dim, converted, x);
-        for (int64_t i = n; i < div_up(n, VF) * VF; i++) x[i] = x[0]; /* scores of whole vectors of tokens */
         for (int64_t g = 0; g < j->group; g++) {
-            for (int64_t i = 0; i < n; i += VF) vf_store(scores + i, dots_of_tokens(q + g * dim, x + i, dim));
-            float keep = online_step(&state[g], scores, n, j->scale);
-            scale_row(acc + g * dim, dim, keep);
-            memcpy(weights + g * RUN, scores, (size_t)n * 4);
+            float keep = online_step(&state[g], scores + g * SCORES, n, j->scale);
+            if (keep != 1) scale_row(acc + g * dim, dim, keep);
         }
-        kv_rows(&j->kv, VALUE, table, h, t, n, rows);
-        rows_f32(j->kv.dtype, rows, n, dim, converted, x);
-        for (int64_t g = 0; g < j->group; g++) add_rows(acc + g * dim, weights + g * RUN, x, n, dim);
+        for (int64_t i = 0; i < n; i += rows.count) {
+            rows = rows_from(&j->kv, VALUE, table, h, t + i, n - i);
+            rows.ahead = t + RUN < now->end ? first_key(j, now, t + RUN + i) : first_key(j, next, next->begin + i);
+            for (int64_t g = 0; g < j->group; g += TILE_HEADS, rows.ahead = NULL)
+                add(j->kv.dtype, (int)min64(TILE_HEADS, j->group - g), &rows, dim, scores + g * SCORES + i, acc + g * dim);
+        }
     }
 }
 
@@ -95,25 +113,23 @@ static void finish(const job *j, int64_t r, int64_t head, float *acc, const onli
     store_f32(j->dtype, at_mut(j->out, j->dtype, r * j->out_token + head * j->out_head), j->kv.head_dim, acc);
 }
 
-static int64_t scratch_floats(int64_t group, int64_t dim) {
-    return 2 * group * dim + 2 * group + RUN * dim + RUN * group;
-}
+static int64_t scratch_floats(int64_t group, int64_t dim) { return group * (2 * dim + 2 + SCORES); }
 
 static void decode_tasks(void *argument, int64_t begin, int64_t end, void *scratch) {
     const job *j = argument;
     const int64_t dim = j->kv.head_dim, group = j->group;
     float *q = scratch, *acc = q + group * dim;
     online *state = (online *)(acc + group * dim);
-    float *converted = (float *)(state + group);
+    float *scores = (float *)(state + group);
     for (int64_t u = begin; u < end; u++) {
-        int64_t part = u % j->parts, h = u / j->parts % j->kv.heads, r = u / j->parts / j->kv.heads;
-        int64_t context = j->context_lens[r], length = div_up(context, j->parts * RUN) * RUN;
+        const span now = span_of(j, u), next = u + 1 < end ? span_of(j, u + 1) : (span){0};
+        const int64_t r = now.request, h = now.kv_head;
         for (int64_t g = 0; g < group; g++) {
             load_f32(j->dtype, at(j->q, j->dtype, r * j->q_token + (h * group + g) * j->q_head), dim, q + g * dim);
             state[g] = (online){-INFINITY, 0};
         }
         memset(acc, 0, (size_t)(group * dim) * 4);
-        attend(j, r, h, part * length, min64(context, (part + 1) * length), q, acc, state, converted);
+        attend(j, &now, &next, q, acc, state, scores);
         for (int64_t g = 0; g < group; g++) {
             if (!j->partial) {
                 finish(j, r, h * group + g, acc + g * dim, &state[g]);

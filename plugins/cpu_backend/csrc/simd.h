@@ -238,7 +238,21 @@ INLINE vf vf_zero(void) { return vf_set1(0.0f); }
 
 /* The sums of VF vectors, side by side. */
 INLINE vf vf_sums(const vf *x) {
-#if defined(RTP_ISA_AVX2)
+#if defined(RTP_ISA_AVX512)
+    /* Halves, then quarters of two vectors side by side, until a vector has 16 sums. */
+    vf half[8], quarter[4];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++)
+        half[i] = _mm512_add_ps(_mm512_shuffle_f32x4(x[i], x[i + 8], 0x44), _mm512_shuffle_f32x4(x[i], x[i + 8], 0xee));
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++)
+        quarter[i] = _mm512_add_ps(_mm512_shuffle_f32x4(half[i], half[i + 4], 0x88),
+                                   _mm512_shuffle_f32x4(half[i], half[i + 4], 0xdd));
+    vf a = _mm512_add_ps(_mm512_unpacklo_ps(quarter[0], quarter[1]), _mm512_unpackhi_ps(quarter[0], quarter[1]));
+    vf b = _mm512_add_ps(_mm512_unpacklo_ps(quarter[2], quarter[3]), _mm512_unpackhi_ps(quarter[2], quarter[3]));
+    vf sums = _mm512_add_ps(_mm512_shuffle_ps(a, b, 0x44), _mm512_shuffle_ps(a, b, 0xee));
+    return _mm512_shuffle_f32x4(sums, sums, 0xd8); /* quarters came as 0 2 1 3 */
+#elif defined(RTP_ISA_AVX2)
     vf a = _mm256_hadd_ps(_mm256_hadd_ps(x[0], x[1]), _mm256_hadd_ps(x[2], x[3]));
     vf b = _mm256_hadd_ps(_mm256_hadd_ps(x[4], x[5]), _mm256_hadd_ps(x[6], x[7]));
     return _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
