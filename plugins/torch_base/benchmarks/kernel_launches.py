@@ -87,8 +87,8 @@ def _packed_gemm(narrow: bool, rows: int, bits: int, *, zeros: bool = False, flo
 
 
 def _grouped_gemm(narrow: bool, rows: int, floats: Floats = _floats) -> None:
-    weight, addresses = floats(HIDDEN, 2560), torch.zeros(8, dtype=torch.int64)
-    grouped_gemm(floats(rows, 2560), weight, addresses, _ints(9), out=floats(rows, HIDDEN), narrow=narrow)
+    weights, addresses = [floats(HIDDEN, 2560)] * 8, torch.zeros(8, dtype=torch.int64)
+    grouped_gemm(floats(rows, 2560), weights, addresses, _ints(9), out=floats(rows, HIDDEN), narrow=narrow)
 
 
 def _argmax(narrow: bool) -> None:

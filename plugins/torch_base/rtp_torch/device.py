@@ -33,6 +33,7 @@ from rtp_torch.accelerator import Accelerator
 from rtp_torch.communicator import TorchCommunicator
 from rtp_torch.in_flight import DeviceEvent, InFlight
 from rtp_torch.memory import DeviceMemory
+from rtp_torch.quantized import StoredWeight
 from rtp_torch.recording import Recorder
 from rtp_torch.rehearsal import rehearsing
 from rtp_torch.scratch import Scratch
@@ -219,8 +220,7 @@ class TorchDevice(Device):
         out = self.alloc((ids.shape[0], table.shape[1]), dtype or table.dtype, "gather_rows") if out is None else out
         scratch, rows, to = self._scratch("gather_rows"), self._see(ids), self._see(out)
         if isinstance(table, QBuffer):
-            parts = {name: tensor_ops.rows(part, rows, scratch) for name, part in self._parts(table).items()}
-            quantized.dequantize(parts, table.scheme, to, scratch)
+            self._stored(table).chosen(rows, scratch).dequantize(to, scratch)
         else:
             tensor_ops.gather_rows(self._see(table), rows, to, scratch)
         return out
@@ -237,7 +237,7 @@ class TorchDevice(Device):
         if isinstance(b, QBuffer):
             if not trans_b:
                 raise DeviceError(f"cannot multiply {a!r} by {b!r}", why="a quantized weight is [N, K], with trans_b")
-            unpack = quantized.unpacking(self._parts(b), b.scheme)
+            unpack = quantized.unpacking(self._stored(b))
             matmul.gemm_in_blocks(x, b.shape[0], x.dtype, unpack, added, to, scratch)
         elif trans_b and len(b.shape) == 2 and b.dtype is not a.dtype:
             matmul.gemm_in_blocks(x, b.shape[0], torch.float32, matmul.widening(self._see(b)), added, to, scratch)
@@ -256,13 +256,14 @@ class TorchDevice(Device):
 
     def dequantize(self, x: QBuffer, *, dtype: DType, out: Buffer | None = None) -> Buffer:
         out = self.alloc(x.shape, dtype, "dequantize") if out is None else out
-        quantized.dequantize(self._parts(x), x.scheme, self._see(out), self._scratch("dequantize"))
+        self._stored(x).dequantize(self._see(out), self._scratch("dequantize"))
         return out
 
-    def _parts(self, x: QBuffer) -> dict[str, Tensor]:
+    def _stored(self, x: QBuffer) -> StoredWeight:
+        """A weight in any layout that `prepare_weight` returns."""
         if x.layout != "plain":
             raise DeviceError(f"{self.kind} has no layout {x.layout!r}", why="it was prepared for another device")
-        return {name: self._see(part) for name, part in x.named_parts.items()}
+        return StoredWeight(x.scheme, {name: self._see(part) for name, part in x.named_parts.items()})
 
     # -- blocked KV ----------------------------------------------------------------------------------------------
 

@@ -30,6 +30,7 @@ def triton_manifest(kind: str) -> Manifest:
             DeclaredOverride("context_attention", "triton.context_attention", is_conditional=True),
             DeclaredOverride("decoder_self_attention", "triton.decoder_self_attention", is_conditional=True),
             DeclaredOverride("gated_activation", "triton.gated_activation"),
+            DeclaredOverride("grouped_gemm", "triton.grouped_gemm", is_conditional=True),
             DeclaredOverride("rope_kv_write", "triton.rope_kv_write"),
             DeclaredOverride("sample", "triton.sample"),
         ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from rtp_torch.scratch import Scratch
 from rtp_torch.tensor_ops import widened
 
-BLOCK_BYTES = 32 << 20  # of a weight that is unpacked at once
+BLOCK_BYTES = 32 << 20  # of a weight that is unpacked, or packed, at once
 
 Unpack = Callable[[int, int, Tensor, Scratch], None]
 
@@ -32,12 +32,17 @@ def gemm_in_blocks(
 ) -> None:
     """out = a @ b.T + bias for a b [N, K] of which `unpack(start, stop, into, scratch)` writes rows in `dtype`."""
     columns = a.shape[-1]
-    step = max(1, BLOCK_BYTES // max(1, columns * dtype.itemsize))
-    for start in range(0, rows, step):
-        stop, own = min(start + step, rows), scratch.fresh()
+    for start, stop in blocks(rows, columns * dtype.itemsize):
+        own = scratch.fresh()
         part = own((stop - start, columns), dtype)
         unpack(start, stop, part, own)
         gemm(a, part.t(), None if bias is None else bias[start:stop], out[..., start:stop], own)
+
+
+def blocks(rows: int, row_bytes: int) -> Iterator[tuple[int, int]]:
+    """From which row to which a weight is unpacked, or packed, at once."""
+    step = max(1, BLOCK_BYTES // max(1, row_bytes))
+    return ((start, min(start + step, rows)) for start in range(0, rows, step))
 
 
 def widening(weight: Tensor) -> Unpack:

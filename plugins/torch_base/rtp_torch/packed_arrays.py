@@ -13,6 +13,7 @@ from torch import Tensor
 _DTYPES: Mapping[np.dtype[Any], torch.dtype] = {
     np.dtype(np.float32): torch.float32,
     np.dtype(np.float64): torch.float64,
+    np.dtype(np.int32): torch.int32,
     np.dtype(np.int64): torch.int64,
 }
 _WIDEST = 8  # bytes: with room for so many each, all of them lie aligned

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -10,53 +12,68 @@ from torch import Tensor
 from rtp_core.plugin import QuantScheme
 from rtp_torch.matmul import Unpack
 from rtp_torch.scratch import Scratch
-
-Parts = Mapping[str, Tensor]  # of a plain QBuffer, by the scheme's names: [N, ...] each
-
-
-def dequantize(parts: Parts, scheme: QuantScheme, out: Tensor, scratch: Scratch) -> None:
-    """out: [N, K]."""
-    payload = parts["payload"]
-    rows, groups, _ = payload.shape
-    shape = (rows, groups, scheme.group)
-    y = out.unflatten(1, shape[1:]) if out.dtype == torch.float32 else scratch(shape)
-    _unpack(payload, scheme, y, scratch)
-    if scheme.offset:
-        y.sub_(scheme.offset)
-    y.mul_(_per_group(parts, "scale", scheme, scratch).unsqueeze(-1))
-    if "zeros" in parts:
-        y.add_(_per_group(parts, "zero", scheme, scratch).unsqueeze(-1))
-    if out.dtype != torch.float32:
-        out.unflatten(1, shape[1:]).copy_(y)
+from rtp_torch.tensor_ops import rows
 
 
-def unpacking(parts: Parts, scheme: QuantScheme) -> Unpack:
+@dataclass(frozen=True, slots=True)
+class StoredWeight:
+    """A weight [N, K] as it is stored. parts: those of a plain QBuffer, by the scheme's names, [N, ...] each."""
+
+    scheme: QuantScheme
+    parts: Mapping[str, Tensor]
+
+    def rows(self, start: int, stop: int) -> Self:
+        return replace(self, parts={name: part[start:stop] for name, part in self.parts.items()})
+
+    def chosen(self, ids: Tensor, scratch: Scratch) -> Self:
+        """Rows `ids`, as work space."""
+        return replace(self, parts={name: rows(part, ids, scratch) for name, part in self.parts.items()})
+
+    def dequantize(self, out: Tensor, scratch: Scratch) -> None:
+        """out: [N, K]."""
+        shape = (out.shape[0], out.shape[1] // self.scheme.group, self.scheme.group)
+        y = out.unflatten(1, shape[1:]) if out.dtype == torch.float32 else scratch(shape)
+        self._unpack(y, scratch)
+        if self.scheme.offset:
+            y.sub_(self.scheme.offset)
+        y.mul_(self._per_group("scale", scratch).unsqueeze(-1))
+        if "zeros" in self.parts:
+            y.add_(self._per_group("zero", scratch).unsqueeze(-1))
+        if out.dtype != torch.float32:
+            out.unflatten(1, shape[1:]).copy_(y)
+
+    def _unpack(self, codes: Tensor, scratch: Scratch) -> None:
+        """codes: [N, groups, group]."""
+        payload, half = self.parts["payload"], self.scheme.group // 2
+        if self.scheme.packing == "whole":
+            codes.copy_(payload.view(torch.int8))
+        else:
+            write_halves(payload, codes[..., :half], codes[..., half:], scratch)
+
+    def _per_group(self, what: str, scratch: Scratch) -> Tensor:
+        """Scales or zeros [N, groups], with their factors; factor times number comes first, as in the definition."""
+        scheme, numbers = self.scheme, self.parts[f"{what}s"]
+        if not scheme.super_group:
+            return numbers
+        factors, wide = self.parts[f"{what}_factors"], scratch(numbers.shape).copy_(numbers)
+        wide.unflatten(1, (factors.shape[1], scheme.super_group // scheme.group)).mul_(factors.unsqueeze(-1))
+        return wide
+
+
+def unpacking(weight: StoredWeight) -> Unpack:
     """Of a weight that stays packed."""
 
     def unpack(start: int, stop: int, into: Tensor, scratch: Scratch) -> None:
-        dequantize({name: part[start:stop] for name, part in parts.items()}, scheme, into, scratch)
+        weight.rows(start, stop).dequantize(into, scratch)
 
     return unpack
 
 
-def _unpack(payload: Tensor, scheme: QuantScheme, codes: Tensor, scratch: Scratch) -> None:
-    if scheme.packing == "whole":
-        codes.copy_(payload.view(torch.int8))
-        return
-    half, nibbles = scheme.group // 2, scratch(payload.shape, torch.uint8)
-    packed = payload.view(torch.uint8)
-    codes[..., :half].copy_(torch.bitwise_and(packed, 15, out=nibbles))
-    codes[..., half:].copy_(torch.bitwise_right_shift(packed, 4, out=nibbles))
-
-
-def _per_group(parts: Parts, what: str, scheme: QuantScheme, scratch: Scratch) -> Tensor:
-    """Scales or zeros [N, groups], with their factors; factor times number comes first, as in the definition."""
-    numbers = parts[f"{what}s"]
-    if not scheme.super_group:
-        return numbers
-    factors, wide = parts[f"{what}_factors"], scratch(numbers.shape).copy_(numbers)
-    wide.unflatten(1, (factors.shape[1], scheme.super_group // scheme.group)).mul_(factors.unsqueeze(-1))
-    return wide
+def write_halves(packed: Tensor, low: Tensor, high: Tensor, scratch: Scratch) -> None:
+    """What each byte has in its lower and in its upper four bits; upper ones past the end of `high` are nobody's."""
+    packed, nibbles = packed.view(torch.uint8), scratch(packed.shape, torch.uint8)
+    low.copy_(torch.bitwise_and(packed, 15, out=nibbles))
+    high.copy_(torch.bitwise_right_shift(packed, 4, out=nibbles)[:, : high.shape[1]])
 
 
 def quantize(x: Tensor, scheme: QuantScheme) -> dict[str, Tensor]:

@@ -302,7 +302,8 @@ def _map(function: Callable[[Tensor], Tensor], value: Any) -> Any:
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, tuple | list):
-        return [_map(function, item) for item in value]
+        items = [_map(function, item) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else items  # a tuple with names keeps them
     return {name: _map(function, item) for name, item in value.items()} if isinstance(value, dict) else value
 
 

@@ -69,17 +69,23 @@ def test_every_kernel_takes_what_its_rehearsal_takes() -> None:
 
 @pytest.mark.usefixtures("plugin")
 @pytest.mark.parametrize(
-    ("device", "limit", "seqs"), [("lazy", 160, 6), ("lazy_graphs", 160, 6), ("lazy_kernels", 40, 2)]
+    ("device", "limit", "seqs", "quantization"),
+    [("lazy", 160, 6, None), ("lazy_graphs", 160, 6, None), ("lazy_kernels", 40, 2, "q4_0")],
 )
-def test_no_run_within_the_limits_passes_the_predicted_peak(device: str, limit: int, seqs: int, tmp_path: Path) -> None:
+def test_no_run_within_the_limits_passes_the_predicted_peak(
+    device: str, limit: int, seqs: int, quantization: str | None, tmp_path: Path
+) -> None:
     """`limit`: of tokens in a step and of a request; an interpreter of kernels takes its time for each."""
+    options = {"dtype": "auto", "quantization": quantization, "memory_budget": BUDGET}
     limits = {"max_model_len": limit, "max_num_seqs": seqs, "max_num_batched_tokens": limit}
     save(make_model("llama_tied"), tmp_path)
     rng = np.random.default_rng(4)
     params = SamplingParams(temperature=0, max_tokens=3, ignore_eos=True, logprobs=2, prompt_logprobs=0)
-    with LLM(str(tmp_path), device=device, dtype="float32", memory_budget=BUDGET, **limits) as llm:
-        arena, predicted = llm.device.arena, llm.memory.need.work_space_bytes
+    with LLM(str(tmp_path), device=device, **options, **limits) as llm:
+        arena, need = llm.device.arena, llm.memory.need
+        predicted = need.work_space_bytes
         assert predicted is not None
+        assert arena.stats().persistent_bytes == need.weights_bytes + need.kv_bytes(llm.memory.kv_tokens)
         arena.reset_peak()
         base = arena.stats().peak_reach_bytes
         for lengths in ((limit - 3,), (limit // 10,) * seqs, (limit * 5 // 8, limit // 8, 3)[:seqs], (1,)):

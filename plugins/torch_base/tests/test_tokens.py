@@ -9,10 +9,31 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoints import make_model, save
+from mixed_gguf import MIXED, Mixed, write_mixed
 
 from rtp_core import LLM, SamplingParams
 
 BUDGET = 64 << 20  # bytes
+SMALL = Mixed(
+    arch="qwen2",
+    heads=2,
+    kv_heads=1,
+    head_dim=32,
+    inner=256,
+    rope_theta=1e6,
+    embedding="Q8_0",
+    output=None,
+    layers={
+        "attn_q": ("Q4_0", "Q4_0"),
+        "attn_k": ("Q4_0", "Q5_0"),
+        "attn_v": ("Q4_0", "Q5_1"),
+        "attn_output": ("Q4_1", "Q5_1"),
+        "ffn_gate": ("Q5_0", "Q4_1"),
+        "ffn_up": ("Q5_0", "Q4_1"),
+        "ffn_down": ("Q8_0", "Q6_K"),
+    },
+    pre="qwen2",
+)
 FEW: dict[str, Any] = {"lengths": (9, 17), "max_tokens": 4}  # for an interpreter of kernels
 
 
@@ -24,12 +45,17 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 
 def tokens(
-    folder: Path, device: str, why_eager: str, lengths: Sequence[int] = (9, 1, 33, 17), max_tokens: int = 12
+    model: Path,
+    device: str,
+    why_eager: str,
+    lengths: Sequence[int] = (9, 1, 33, 17),
+    max_tokens: int = 12,
+    dtype: str = "float32",
 ) -> list[list[int]]:
     rng = np.random.default_rng(11)
     greedy = SamplingParams(temperature=0, max_tokens=max_tokens, ignore_eos=True)
     prompts = [rng.integers(0, 256, length).tolist() for length in lengths]
-    with LLM(str(folder), device=device, dtype="float32", memory_budget=BUDGET, max_num_batched_tokens=24) as llm:
+    with LLM(str(model), device=device, dtype=dtype, memory_budget=BUDGET, max_num_batched_tokens=24) as llm:
         assert llm.why_eager == why_eager
         assert llm.device.info.id == f"{device}:0"
         return [output.token_ids for output in llm.generate(prompts, greedy)]
@@ -47,3 +73,13 @@ def test_greedy_tokens_through_kernels_are_the_references(tmp_path: Path) -> Non
     save(make_model("llama_biases"), tmp_path)
     expected = tokens(tmp_path, "ref", "this device records no steps", **FEW)
     assert tokens(tmp_path, "lazy_kernels", "", **FEW) == expected
+
+
+@pytest.mark.usefixtures("plugin")
+def test_greedy_tokens_of_packed_weights_are_the_references(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tied embedding, linear layers in every scheme that is packed, and one that stays plain."""
+    monkeypatch.setitem(MIXED, "small", SMALL)
+    file = write_mixed("small", tmp_path / "small.gguf")
+    options = {**FEW, "lengths": (17,), "dtype": "auto"}
+    expected = tokens(file, "ref", "this device records no steps", **options)
+    assert tokens(file, "lazy_kernels", "", **options) == expected

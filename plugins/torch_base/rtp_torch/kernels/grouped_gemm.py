@@ -7,10 +7,12 @@ recorded launch serves any division of its rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import gcd
 
-import torch
+import numpy as np
 import triton
 import triton.language as tl
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rtp_torch.kernels.dot_dtype import TRITON, dot_dtype
@@ -18,18 +20,17 @@ from rtp_torch.kernels.row_groups import find_group, first_tile
 from rtp_torch.kernels.tile import Tile
 
 INNER = 32  # of K a pass
-ALIGNMENT = 16  # bytes, which the kernel is told of each weight
+ALIGNMENT = 16  # bytes, of the widest load
 
 
-def weight_addresses(weights: Sequence[Tensor]) -> Tensor:
-    """[G] int64 on the host: where weights [F, E] of one dtype and one stride lie. They must outlive it."""
-    first = weights[0]
-    if any((w.dtype, w.shape, w.stride()) != (first.dtype, first.shape, first.stride()) for w in weights):
-        raise ValueError("weights of one grouped product differ in dtype, shape or strides")
-    addresses = [weight.data_ptr() for weight in weights]
-    if any(address % ALIGNMENT for address in addresses):
-        raise ValueError(f"a weight of a grouped product is not aligned to {ALIGNMENT} bytes")
-    return torch.tensor(addresses, dtype=torch.int64)
+def are_alike(weights: Sequence[Tensor]) -> bool:
+    """Whether they are of one dtype, one shape and one stride, which the kernel knows of the first."""
+    return len({(weight.dtype, weight.shape, weight.stride()) for weight in weights}) == 1
+
+
+def weight_addresses(weights: Sequence[Tensor]) -> NDArray[np.int64]:
+    """[G], where they lie. They must outlive it."""
+    return np.array([weight.data_ptr() for weight in weights], np.int64)
 
 
 def tile_of(rows: int, groups: int, itemsize: int, *, narrow: bool) -> Tile:
@@ -43,7 +44,7 @@ def tile_of(rows: int, groups: int, itemsize: int, *, narrow: bool) -> Tile:
 
 def grouped_gemm(
     x: Tensor,
-    weight: Tensor,
+    weights: Sequence[Tensor],
     addresses: Tensor,
     group_starts: Tensor,
     *,
@@ -52,17 +53,18 @@ def grouped_gemm(
 ) -> None:
     """out[rows of g] = x[rows of g] @ weights[g].T. x: [T, E]; out: [T, F]; rows any stride apart.
 
-    weight: one of the weights, for its shape; addresses: `weight_addresses` on the device; group_starts: [G + 1] int32,
-    0 first and T last.
+    weights: G of [F, E], alike; addresses: `weight_addresses` on the device; group_starts: [G + 1] int32, 0 first and
+    T last.
     """
-    (rows, width), columns, groups = x.shape, weight.shape[0], len(addresses)
+    (rows, width), weight, groups = x.shape, weights[0], len(weights)
+    columns, alignment = weight.shape[0], gcd(ALIGNMENT, *(weight.data_ptr() for weight in weights))
     if not rows:
         return
     tile = tile_of(rows, groups, max(x.element_size(), weight.element_size()), narrow=narrow)
     _grouped_gemm[(triton.cdiv(rows, tile.rows) + groups, triton.cdiv(columns, tile.columns))](
         x, addresses, group_starts, out, groups, columns, width, x.stride(0), weight.stride(0), out.stride(0),
         WEIGHT=TRITON[weight.dtype], DOT=dot_dtype(x.dtype, weight.dtype),
-        ALIGNMENT=ALIGNMENT, ROWS=tile.rows, COLUMNS=tile.columns, INNER=INNER, **tile.options,
+        ALIGNMENT=alignment, ROWS=tile.rows, COLUMNS=tile.columns, INNER=INNER, **tile.options,
     )  # fmt: skip
 
 

@@ -13,6 +13,9 @@ from torch import Tensor
 from rtp_torch.kernels.packed_weight import GROUP, PackedWeight
 from rtp_torch.kernels.tile import Tile
 
+# Of x. Each tile of rows reads and unpacks the weight anew, so past one tile (two narrow ones) it is unpacked once, for
+# the library's product: many rows do not wait for weights. Where the border is has not been measured on a GPU.
+FEW_ROWS = 64
 MIN_STEPS = 8  # that are worth a program of their own
 MAX_SPLITS = 16
 SUM_TILE = Tile(1, 1024, 4)

@@ -30,24 +30,6 @@ class PackedWeight(NamedTuple):
     def has_halves(self) -> bool:
         return self.codes.dtype == torch.uint8
 
-
-def pack(payload: Tensor, scales: Tensor, zeros: Tensor | None, *, has_halves: bool, offset: int) -> PackedWeight:
-    """The parts of a plain weight in groups of 32, value = scale * (code - offset) + zero, in this layout.
-
-    payload: [N, groups, bytes], signed bytes only where no offset is; scales, zeros: [N, groups].
-    """
-    groups = payload.shape[1]
-    if has_halves:
-        both = torch.cat([payload & 15, payload.view(torch.uint8) >> 4], dim=2)
-        if groups % 2:
-            both, scales = _with_empty_group(both), _with_empty_group(scales)
-            zeros = None if zeros is None else _with_empty_group(zeros)
-        codes = both[:, 0::2] | (both[:, 1::2] << 4)
-    else:
-        codes, offset = (payload.to(torch.int16) - offset).to(torch.int8), 0
-    turned = None if zeros is None else zeros.t().contiguous()
-    return PackedWeight(codes.transpose(0, 1).contiguous(), scales.t().contiguous(), turned, groups * GROUP, offset)
-
-
-def _with_empty_group(x: Tensor) -> Tensor:
-    return torch.cat([x, torch.zeros_like(x[:, :1])], dim=1)
+    def rows(self, start: int, stop: int) -> PackedWeight:
+        zeros = None if self.zeros is None else self.zeros[:, start:stop]
+        return self._replace(codes=self.codes[:, start:stop], scales=self.scales[:, start:stop], zeros=zeros)

@@ -9,16 +9,25 @@ from rtp_core.device.reference import ReferenceDevice
 from rtp_core.memory.qbuffer import SCHEMES
 from rtp_core.plugin import DType, QBuffer, dtypes
 from rtp_torch.kernels import packed_gemm
-from rtp_torch.kernels.packed_weight import PackedWeight, pack
+from rtp_torch.kernels.packed_weight import PackedWeight
+from rtp_torch.memory import TORCH_DTYPES
+from rtp_torch.packed import forms, pack, weight_of
+from rtp_torch.quantized import StoredWeight
 
 f32 = dtypes.float32
 SERVED = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0")
 
 
 def packed(weight: QBuffer) -> PackedWeight:
-    payload, scales, *zeros = (torch.from_numpy(part.numpy()) for part in weight.parts)
-    scheme = weight.scheme
-    return pack(payload, scales, *zeros or [None], has_halves=scheme.packing == "halves", offset=scheme.offset)
+    scheme, (rows, columns) = weight.scheme, weight.shape
+    parts = {
+        name: torch.full(shape, 77, dtype=TORCH_DTYPES[dtype])
+        for name, (shape, dtype) in forms(scheme, rows, columns).items()
+    }
+    into = weight_of(scheme, columns, parts)
+    plain = StoredWeight(scheme, {name: torch.from_numpy(part.numpy()) for name, part in weight.named_parts.items()})
+    pack(plain, into, lambda shape, dtype: torch.full(shape, 77, dtype=dtype))
+    return into
 
 
 def product(x: np.ndarray, weight: PackedWeight, bias: np.ndarray | None, dtype: DType, splits: int) -> torch.Tensor:
