@@ -25,10 +25,11 @@ from rtp_core.plugin import (
     QBuffer,
     QuantScheme,
     Region,
+    RtpError,
     Shape,
     dtypes,
 )
-from rtp_torch import matmul, quantized, tensor_ops
+from rtp_torch import failures, matmul, quantized, tensor_ops
 from rtp_torch.accelerator import Accelerator
 from rtp_torch.communicator import TorchCommunicator
 from rtp_torch.in_flight import DeviceEvent, InFlight
@@ -86,7 +87,17 @@ class TorchDevice(Device):
     def rehearsal(self) -> Device:
         return rehearsing(self)
 
+    def failure(self, error: Exception) -> RtpError | None:
+        end = failures.lost(error, self)
+        if end is None:
+            return failures.no_memory(error, self)
+        self._memory.lose(end)
+        self._in_flight.clear()  # nobody can ask any more whether they have passed
+        return end
+
     def close(self) -> None:
+        if self._memory.is_lost:
+            return  # its work will never be done, and what it holds goes with the process
         self.synchronize()
         self._accelerator.release()
 
@@ -108,6 +119,7 @@ class TorchDevice(Device):
         self._move(dst, src, non_blocking=False)
 
     def non_blocking_copy(self, dst: Buffer, src: Buffer) -> Event:
+        self._memory.check()
         self._recorder.refuse_host()
         ready, passed = self._accelerator.new_event(), self._accelerator.new_event()
         ready.record(self._accelerator.current_stream())
@@ -136,16 +148,19 @@ class TorchDevice(Device):
             self._memory.bits(dst).copy_(self._memory.bits(src))
 
     def event(self) -> Event:
+        self._memory.check()
         event = self._accelerator.new_event()
         event.record(self._accelerator.current_stream())
         return DeviceEvent(self._accelerator, event, self._in_flight)
 
     def synchronize(self) -> None:
+        self._memory.check()
         self._recorder.refuse_host()
         self._accelerator.synchronize()
         self._in_flight.clear()
 
     def capture(self, step: Callable[[], None]) -> Callable[[], None] | None:
+        self._memory.check()
         if self._in_flight:
             self.synchronize()  # no event can be asked while a graph is recorded
         return self._recorder.capture(step)
