@@ -32,6 +32,7 @@ from rtp_core.plugin import (
 from rtp_torch import failures, matmul, quantized, tensor_ops
 from rtp_torch.accelerator import Accelerator
 from rtp_torch.communicator import TorchCommunicator
+from rtp_torch.host_traffic import HostTraffic
 from rtp_torch.in_flight import DeviceEvent, InFlight
 from rtp_torch.memory import DeviceMemory
 from rtp_torch.quantized import StoredWeight
@@ -55,6 +56,7 @@ class TorchDevice(Device):
         self.space = MemorySpace(info.id, host_addressable=False)
         self.default_dtype = accelerator.default_dtype
         super().__init__(info, config)
+        self._traffic = HostTraffic()
         self._copies, self._in_flight = accelerator.new_stream(), InFlight()
         self._staging, self._recorder = Staging(accelerator), Recorder(accelerator)
         self._group = group
@@ -128,7 +130,7 @@ class TorchDevice(Device):
             self._move(dst, src, non_blocking=True)
             passed.record(self._copies)
         self._in_flight.hold(passed, (dst, src))
-        return DeviceEvent(self._accelerator, passed, self._in_flight)
+        return DeviceEvent(self._accelerator, passed, self._in_flight, self._traffic)
 
     def _move(self, dst: Buffer, src: Buffer, *, non_blocking: bool) -> None:
         if dst.shape != src.shape or dst.dtype is not src.dtype:
@@ -141,8 +143,10 @@ class TorchDevice(Device):
         if to_host and from_host:
             super().copy(dst, src)
         elif from_host:
+            self._traffic.from_host += 1
             self._staging.bring(self._memory.bits(dst), src.numpy())
         elif to_host:
+            self._traffic.to_host += 1
             onto(dst.numpy(), self._memory.bits(src), non_blocking=non_blocking)
         else:
             self._memory.bits(dst).copy_(self._memory.bits(src))
@@ -151,11 +155,12 @@ class TorchDevice(Device):
         self._memory.check()
         event = self._accelerator.new_event()
         event.record(self._accelerator.current_stream())
-        return DeviceEvent(self._accelerator, event, self._in_flight)
+        return DeviceEvent(self._accelerator, event, self._in_flight, self._traffic)
 
     def synchronize(self) -> None:
         self._memory.check()
         self._recorder.refuse_host()
+        self._traffic.waits += 1
         self._accelerator.synchronize()
         self._in_flight.clear()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -105,11 +106,12 @@ def test_a_batch_size_that_found_no_memory_when_it_was_recorded_is_recorded_late
 
 
 @pytest.mark.usefixtures("plugin")
-@pytest.mark.parametrize("at", [1, 60], ids=["weights are brought", "a step is recorded"])
-def test_at_load_it_ends_the_load(model: Path, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("at", "during"), [(1, "load_model"), (60, "capture")])
+def test_at_load_it_ends_the_load(model: Path, at: int, during: str, monkeypatch: pytest.MonkeyPatch) -> None:
     released = plant_at_opening(monkeypatch, NoMemoryAt(at, NO_MEMORY[0]))
-    with pytest.raises(LibraryMemoryError, match=r"beside the arena.*give --memory-budget less than 64MiB"):
+    with pytest.raises(LibraryMemoryError, match=r"beside the arena.*give --memory-budget less than 64MiB") as caught:
         opened(model)
+    assert during in {frame.name for frame in traceback.extract_tb(caught.value.__cause__.__traceback__)}
     assert released == [True]
 
 
@@ -128,14 +130,11 @@ def test_an_arena_that_is_full_fails_the_request_and_the_next_is_served(llm: LLM
 # -- a lost device ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("error", [RuntimeError, torch.AcceleratorError])
-def test_a_lost_device_ends_every_request_at_once_and_is_closed_without_waiting(
-    llm: LLM, error: type[Exception]
-) -> None:
+def test_a_lost_device_ends_every_request_at_once_and_is_closed_without_waiting(llm: LLM) -> None:
     streams = [llm.stream(PROMPT, GREEDY), llm.stream(PROMPT[:2], GREEDY)]
     for stream in streams:
         next(stream)
-    fault = accelerator(llm).fault = LostAtWait(error)
+    fault = accelerator(llm).fault = LostAtWait(torch.AcceleratorError)
     expected = (
         r"lazy_graphs:0 is lost.*: CUDA error: an illegal memory access was encountered \(start again; with CUDA_"
     )

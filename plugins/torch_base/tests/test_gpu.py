@@ -31,6 +31,7 @@ CALLS: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (torch.cuda.Stream.wait_event, {"self": 0, "event": 0}),
     (torch.cuda.stream, {"stream": 0}),
     (torch.cuda.synchronize, {"device": 0}),
+    (torch.cuda.set_sync_debug_mode, {"debug_mode": "warn"}),
     (torch.cuda.CUDAGraph.replay, {"self": 0}),
 ]
 
