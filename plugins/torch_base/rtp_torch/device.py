@@ -56,9 +56,14 @@ class TorchDevice(Device):
         self.space = MemorySpace(info.id, host_addressable=False)
         self.default_dtype = accelerator.default_dtype
         super().__init__(info, config)
-        self._traffic = HostTraffic()
-        self._copies, self._in_flight = accelerator.new_stream(), InFlight()
-        self._staging, self._recorder = Staging(accelerator), Recorder(accelerator)
+        self._in_flight, self._recorder, self._traffic = InFlight(), Recorder(accelerator), HostTraffic()
+        try:
+            self._copies, self._staging = accelerator.new_stream(), Staging(accelerator)
+        except RuntimeError as error:  # the arena may have left too little even for these
+            explained = self.failure(error)
+            if explained is None:
+                raise
+            raise explained from error
         self._group = group
         self._join()
 

@@ -13,7 +13,7 @@ import torch
 from checkpoints import make_model, save
 from faults import ILLEGAL_ACCESS, LostAtWait, NoMemoryAt
 from lazy_accelerator import Fault, LazyAccelerator
-from lazy_device import LazyDevice
+from lazy_device import LazyDevice, open_device
 
 from rtp_core import LLM, SamplingParams
 from rtp_core.plugin import Buffer, DeviceFailedError, LibraryMemoryError, OutOfMemoryError, dtypes
@@ -113,6 +113,19 @@ def test_at_load_it_ends_the_load(model: Path, at: int, during: str, monkeypatch
         opened(model)
     assert during in {frame.name for frame in traceback.extract_tb(caught.value.__cause__.__traceback__)}
     assert released == [True]
+
+
+def test_a_budget_that_leaves_too_little_to_open_the_device_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_memory(accelerator: LazyAccelerator, nbytes: int) -> None:
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(LazyAccelerator, "pinned", without_memory)
+    said = "CUDA error: out of memory"
+    with pytest.raises(LibraryMemoryError, match="give --memory-budget less than 64MiB"):
+        open_device(LazyDevice, BUDGET)
+    said = "CUDA error: invalid argument"
+    with pytest.raises(RuntimeError, match="invalid argument"):
+        open_device(LazyDevice, BUDGET)
 
 
 def test_an_arena_that_is_full_fails_the_request_and_the_next_is_served(llm: LLM) -> None:

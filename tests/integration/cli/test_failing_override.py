@@ -17,6 +17,7 @@ from rtp_core.errors import DeviceError, DeviceFailedError, LibraryMemoryError, 
 from rtp_core.plugin import Buffer, Device, DeviceConfig, DeviceInfo, FfnWeights, Linear, overrides
 
 from .conftest import RunRtp
+from .tiny_encoder import write_encoder
 
 GREEDY = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
 OpenWith = Callable[[BaseException], None]
@@ -137,6 +138,15 @@ def test_a_device_that_is_lost_is_asked_for_no_other_step(failing: Device, model
     result = rtp("generate", "a", "--model", model, "--dtype", "float32", "--max-model-len", 512)
     assert result.exit_code == 4, result.stderr
     assert "acme:0 is lost" in result.stderr and "try:   start again" in result.stderr
+
+
+def test_an_encoder_on_a_lost_device_reads_no_other_text(failing: Device, tmp_path: Path) -> None:
+    with LLM(str(write_encoder(tmp_path)), dtype="float32") as llm:
+        calls = fail_with(llm, DeviceFailedError("acme:0 is lost"))
+        for text in ("a cab", "a"):
+            with pytest.raises(DeviceFailedError, match="acme:0 is lost"):
+                llm.embed(text)
+        assert len(calls) == 1
 
 
 def test_an_error_outside_all_overrides_stays_as_it_is(
