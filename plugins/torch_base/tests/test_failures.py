@@ -36,8 +36,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def llm(model: Path, plugin: None) -> Iterator[LLM]:
+    """Of all tests after which it works on."""
     with opened(model) as llm:
         yield llm
 
@@ -143,7 +144,9 @@ def test_an_arena_that_is_full_fails_the_request_and_the_next_is_served(llm: LLM
 # -- a lost device ---------------------------------------------------------------------------------------------------
 
 
-def test_a_lost_device_ends_every_request_at_once_and_is_closed_without_waiting(llm: LLM) -> None:
+@pytest.mark.usefixtures("plugin")
+def test_a_lost_device_ends_every_request_at_once_and_is_closed_without_waiting(model: Path) -> None:
+    llm = opened(model)
     streams = [llm.stream(PROMPT, GREEDY), llm.stream(PROMPT[:2], GREEDY)]
     for stream in streams:
         next(stream)
@@ -173,7 +176,9 @@ def test_a_device_that_is_lost_while_a_model_is_loaded_ends_the_load(
     assert fault.calls == 0
 
 
-def test_a_loss_that_only_closing_finds_is_told(llm: LLM) -> None:
+@pytest.mark.usefixtures("plugin")
+def test_a_loss_that_only_closing_finds_is_told(model: Path) -> None:
+    llm = opened(model)
     fault = accelerator(llm).fault = LostAtWait()
     with pytest.raises(DeviceFailedError, match="is lost"):
         llm.close()
