@@ -9,8 +9,10 @@ RtpError                         what, where, why, and the next command
   DeviceError                    a device cannot be used
     DeviceUnavailableError       the plugin's state is not AVAILABLE
     ContractError (TypeError)    a plugin breaks the device contract
+    DeviceFailedError            an opened device is lost until the process ends
   PlanError                      the plan is not the one that was locked or required
   OutOfMemoryError (MemoryError) an arena is exhausted; carries its table
+    LibraryMemoryError           what a device's library takes beside the arena is exhausted; carries the arena's table
   SnapshotError                  a saved memory snapshot cannot be read
   CacheError (OSError)           the cache folder, or a file that was asked for, cannot be written
   NetworkError                   a download failed
@@ -71,6 +73,14 @@ class ContractError(DeviceError, TypeError):
     """A plugin breaks the device contract; the message says what was expected and got."""
 
 
+class DeviceFailedError(DeviceError):
+    """An opened device is lost: in this process nothing that uses it works again."""
+
+    def again(self) -> DeviceFailedError:
+        """The same, without the way it came: that holds frames, and with them buffers."""
+        return DeviceFailedError(self.what, where=self.where, why=self.why, hint=self.hint)
+
+
 class PlanError(RtpError):
     """A check of the plan failed: it is not the locked one, or lacks an override that was required."""
 
@@ -90,6 +100,10 @@ class OutOfMemoryError(RtpError, MemoryError):
     ) -> None:
         super().__init__(what, where=where, why=why, hint=hint)
         self.table, self.arena = table, arena
+
+
+class LibraryMemoryError(OutOfMemoryError):
+    """A library that a device calls found no memory beside the arena; `table` and `arena` are those of the arena."""
 
 
 class SnapshotError(RtpError):

@@ -60,6 +60,8 @@ if TYPE_CHECKING:
         ConfigError as ConfigError,
         ContractError as ContractError,
         DeviceError as DeviceError,
+        DeviceFailedError as DeviceFailedError,
+        LibraryMemoryError as LibraryMemoryError,
         OutOfMemoryError as OutOfMemoryError,
         RtpError as RtpError,
     )
@@ -137,6 +139,8 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "ConfigError",
         "ContractError",
         "DeviceError",
+        "DeviceFailedError",
+        "LibraryMemoryError",
         "OutOfMemoryError",
         "RtpError",
     ),

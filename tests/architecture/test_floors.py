@@ -147,9 +147,9 @@ def test_no_file_is_a_drawer_for_everything() -> None:
 def test_the_public_face_is_what_api_1_promised() -> None:
     promised = """
         ACTIVATIONS AttentionBatch AttentionWeights BorrowedPrimitives Buffer Communicator ConfigError ContractError
-        DType Device DeclaredOverride DeviceConfig DeviceError DeviceInfo EncoderBatch EncoderWeights Event FfnWeights
-        ForwardBatch HOST KVLayout LayerWeights Linear Manifest MemorySpace ModelWeights MoeWeights No Norm OPS
-        OutOfMemoryError Override PLUGIN_API PRIMITIVES Predicate
+        DType Device DeclaredOverride DeviceConfig DeviceError DeviceFailedError DeviceInfo EncoderBatch EncoderWeights
+        Event FfnWeights ForwardBatch HOST KVLayout LayerWeights LibraryMemoryError Linear Manifest MemorySpace
+        ModelWeights MoeWeights No Norm OPS OutOfMemoryError Override PLUGIN_API PRIMITIVES Predicate
         Q4_0 Q4_1 Q4_K Q5_0 Q5_1 Q5_K Q6_K Q8_0
         QBuffer QuantScheme Region RopeTables RtpError Shape Signature Storage YES Yes dtypes
         allocated_results hookimpl host_memory_info overrides rehearsal_of reserve_host

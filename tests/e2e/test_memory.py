@@ -21,13 +21,14 @@ from rtp_core.device.reference import ReferenceDevice
 from rtp_core.engine import fitting, loading
 from rtp_core.engine.engine_config import EngineConfig
 from rtp_core.engine.forecast import forecast
-from rtp_core.errors import ConfigError, OutOfMemoryError
+from rtp_core.errors import ConfigError, LibraryMemoryError, OutOfMemoryError
 from rtp_core.memory.arena import Arena
 from rtp_core.memory.budget import format_bytes
 from rtp_core.memory.report.memory_map import MemoryMap
 from rtp_core.memory.snapshot import Snapshot
 from rtp_core.memory.storage import Storage
 from rtp_core.text.tokenizer import Tokenizer
+from rtp_test_devices.handle import HandleDevice
 
 DEVICES = ["ref", "cpu", "handle"]  # the last one cannot rehearse: its warm-up runs
 LIMITS: dict[str, Any] = {"max_model_len": 160, "max_num_seqs": 6, "max_num_batched_tokens": 96}
@@ -146,6 +147,17 @@ def test_a_budget_below_the_need_is_told_in_numbers_with_a_budget_that_fits(devi
     assert option == "--memory-budget"
     with open_llm(folder, device, memory_budget=size, **limits) as llm:
         assert llm.generate([[1, 2, 3]], GREEDY)[0].finish_reason == "length"
+
+
+def test_a_library_that_finds_no_memory_in_warm_up_is_not_told_to_raise_the_budget(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_memory(*args: Any, **options: Any) -> None:
+        raise LibraryMemoryError("out of memory beside the arena", hint="lower it")
+
+    monkeypatch.setattr(HandleDevice, "rms_norm", without_memory)
+    with pytest.raises(LibraryMemoryError, match=r"^out of memory beside the arena \(lower it\)$"):
+        open_llm(folder, "handle")
 
 
 def test_where_no_larger_budget_is_to_be_had_smaller_limits_are_named_that_fit(

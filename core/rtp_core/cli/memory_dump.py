@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from rtp_core.errors import CacheError, OutOfMemoryError
+from rtp_core.errors import CacheError, LibraryMemoryError, OutOfMemoryError
 
 
 def dump(error: OutOfMemoryError) -> str:
@@ -22,4 +22,5 @@ def dump(error: OutOfMemoryError) -> str:
         Snapshot.of(error.arena).save(path)
     except (CacheError, OSError) as failure:
         return f"no memory snapshot was kept: {failure}"
-    return f"rtp mem map {path} --at {'oom' if error.arena.moment('oom') is not None else 'now'}"
+    did_run_out = not isinstance(error, LibraryMemoryError) and error.arena.moment("oom") is not None
+    return f"rtp mem map {path} --at {'oom' if did_run_out else 'now'}"

@@ -1,14 +1,18 @@
-"""Which override a run-time error came out of. Worked out from the traceback, on the failing path only."""
+"""What an error at run time was: the device's end, its libraries' want of memory, or the fault of an override.
+
+Worked out on the failing path only, an override from the traceback.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
+from rtp_core.device.device import Device
 from rtp_core.device.op import Override
-from rtp_core.errors import DeviceError
+from rtp_core.errors import DeviceError, DeviceFailedError, RtpError
 from rtp_core.memory.buffer import Buffer
 from rtp_core.memory.qbuffer import QBuffer
 
@@ -16,10 +20,42 @@ MAX_OPERANDS = 16  # in one message
 MAX_NESTING = 3  # weights are dataclasses of tuples of dataclasses
 
 
+class Failures:
+    """Around the use of a device: an error that passes leaves as what the device or an override explains it to be.
+
+    Once the device is lost, every further use raises that at once.
+    """
+
+    def __init__(self, device: Device, serving: Iterable[Override] = ()) -> None:
+        self._device, self._serving = device, serving
+        self._lost: DeviceFailedError | None = None
+
+    def __enter__(self) -> None:
+        if self._lost is not None:
+            raise self._lost.again()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not isinstance(error, Exception):
+            return
+        explained = self._explained(error)
+        leaving = error if explained is None else explained
+        if isinstance(leaving, DeviceFailedError):
+            self._lost = leaving.again()
+        if explained is not None:
+            raise explained from error
+
+    def _explained(self, error: Exception) -> RtpError | None:
+        own = None if isinstance(error, RtpError) else self._device.failure(error)
+        return own or failed_override(error, self._serving, self._device.info.id)
+
+
 def failed_override(error: BaseException, serving: Iterable[Override], where: str) -> DeviceError | None:
     """The innermost override under an exception, as an error that names op, implementation, operands and what
-    disables it; None where no override had a part in it, or memory ran out, which is not an override's fault."""
-    if isinstance(error, MemoryError):
+    disables it; None where no override had a part in it, or memory ran out or the device is lost, which is not an
+    override's fault."""
+    if isinstance(error, MemoryError | DeviceFailedError):
         return None
     by_code = {getattr(override.function, "__code__", None): override for override in serving}
     found: tuple[Override, FrameType] | None = None

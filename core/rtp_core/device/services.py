@@ -12,7 +12,7 @@ from rtp_core.device.attention_batch import AttentionBatch
 from rtp_core.device.host_memory import host_memory_info
 from rtp_core.device.kv_layout import KVLayout
 from rtp_core.dtypes import DType
-from rtp_core.errors import DeviceError
+from rtp_core.errors import DeviceError, RtpError
 from rtp_core.memory.arena import Arena
 from rtp_core.memory.buffer import Buffer, Shape
 from rtp_core.memory.qbuffer import QBuffer
@@ -152,6 +152,15 @@ class Services:
         records an empty step. What `step` raises passes through, and the device is as if it had not been asked.
         The replay raises as the ops do; one that failed can run again. Steps of one device are not recorded at once,
         and a replay may be kept and called as long as the device is open. The default records nothing.
+        """
+        return None
+
+    def failure(self, error: Exception) -> RtpError | None:
+        """What an error of the libraries below this device means, once a step has failed with it.
+
+        LibraryMemoryError: they found no memory beside the arena; the device works on. DeviceFailedError: the device is
+        lost, and core asks nothing of it any more but to close, which must not wait for work that will never be done.
+        None: neither. The default knows of no libraries.
         """
         return None
 

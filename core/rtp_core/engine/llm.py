@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rtp_core.checkpoint import hub
 from rtp_core.config import ModelConfig
 from rtp_core.device.device import Device
+from rtp_core.device.failure import Failures
 from rtp_core.device.plan import Plan
 from rtp_core.device.probing import Prober
 from rtp_core.engine.collector import Collector
@@ -206,8 +207,9 @@ class LLM:
         return self._engine.score(request)
 
     def close(self) -> None:
-        """Give the device back."""
-        self._loaded.device.close()
+        """Give the device back. Raises DeviceFailedError where it turns out to be lost."""
+        with Failures(self.device):
+            self.device.close()
 
     def __enter__(self) -> Self:
         return self

@@ -12,6 +12,7 @@ from rtp_core.checkpoint.opening import open_checkpoint
 from rtp_core.config import check_model_type
 from rtp_core.device.borrowed import borrowed_notice
 from rtp_core.device.device import Device
+from rtp_core.device.failure import Failures
 from rtp_core.device.loader import Plugin
 from rtp_core.device.manifest import DeviceConfig, DeviceInfo
 from rtp_core.device.opening import create, find
@@ -25,7 +26,7 @@ from rtp_core.engine.engine_config import EngineConfig
 from rtp_core.engine.fitting import check_fits, failed_warm_up, kv_blocks
 from rtp_core.engine.memory_need import MemoryNeed, expected_need, worst_work_space
 from rtp_core.engine.setting import Setting, max_model_len
-from rtp_core.errors import CheckpointError, ContractError, OutOfMemoryError
+from rtp_core.errors import CheckpointError, ContractError, LibraryMemoryError, OutOfMemoryError
 from rtp_core.kv.block_manager import BlockManager
 from rtp_core.kv.kv_cache import KVCache
 from rtp_core.memory.budget import MemoryBudget
@@ -86,7 +87,8 @@ def load_engine(
         give_back_free_memory()
     device = _create(*finding.result(), config, info)
     try:
-        loaded = _load(checkpoint, tokenizer, device, config, locked, progress)
+        with Failures(device):
+            loaded = _load(checkpoint, tokenizer, device, config, locked, progress)
     except BaseException:
         device.close()
         raise
@@ -197,6 +199,8 @@ def _warmed_up(device: Device, setting: Setting, plan: Plan, weights: Weights, n
         try:
             worst = worst_work_space(device, plan, weights, setting)
             need = replace(need, work_space_bytes=worst.step_bytes, replay_bytes=worst.replay_bytes)
+        except LibraryMemoryError:
+            raise  # a larger budget would leave less for them
         except OutOfMemoryError as failure:
             raise failed_warm_up(device, need, failure) from failure
     check_fits(device, setting, need)

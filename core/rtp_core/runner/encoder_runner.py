@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtp_core.device.attention_batch import EncoderBatch
-from rtp_core.device.failure import failed_override
+from rtp_core.device.failure import Failures
 from rtp_core.device.plan import Plan
 from rtp_core.device.weights import EncoderWeights
 
@@ -18,22 +18,18 @@ class EncoderRunner:
     """Holds references only: the plan's table and the weights."""
 
     def __init__(self, plan: Plan, weights: EncoderWeights) -> None:
-        self._plan, self._weights = plan, weights
-        self._ops = plan.ops("prefill")
+        self._weights, self._ops = weights, plan.ops("prefill")
+        self._failures = Failures(self._ops, plan.serving)
         self._positions = np.arange(weights.positions.shape[0], dtype=np.int32)
 
     def execute(self, requests: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         """Run one step: hidden states [T, E] of the requests' tokens, one request after the other. Changes nothing.
 
-        Raises DeviceError, naming the override, where one failed; it is not tried with another.
+        Raises DeviceError, naming the override, where one failed; it is not tried with another. DeviceFailedError, then
+        and ever after, where the device is lost.
         """
-        try:
+        with self._failures:
             return self._execute(requests)
-        except Exception as error:
-            failure = failed_override(error, self._plan.serving, self._plan.where)
-            if failure is None:
-                raise
-            raise failure from error
 
     def _execute(self, requests: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         ops, lengths = self._ops, tuple(map(len, requests))

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtp_core.device.device import Device
-from rtp_core.device.failure import failed_override
+from rtp_core.device.failure import Failures
 from rtp_core.device.host_sampling import log_softmax, token_logprobs
 from rtp_core.device.plan import Plan
 from rtp_core.device.weights import ModelWeights
@@ -31,6 +31,7 @@ class ModelRunner:
     def __init__(self, plan: Plan, weights: ModelWeights, cache: KVCache, replay: DecodeReplay | None = None) -> None:
         self._plan, self._weights, self._cache = plan, weights, cache
         self._replay = replay
+        self._failures = Failures(plan.ops("prefill"), plan.serving)
         self._uniforms = Uniforms()
         self._sampling: tuple[list[Request], SamplingBatch] = [], SamplingBatch.of((), self._uniforms)
 
@@ -47,15 +48,11 @@ class ModelRunner:
     def execute(self, batch: ScheduledBatch) -> StepResult:
         """Run one step. Changes blocks of the KV cache and nothing else: a step that failed can run again.
 
-        Raises DeviceError, naming the override, where one failed; it is not tried with another.
+        Raises DeviceError, naming the override, where one failed; it is not tried with another. DeviceFailedError, then
+        and ever after, where the device is lost.
         """
-        try:
+        with self._failures:
             return self._execute(batch)
-        except Exception as error:
-            failure = failed_override(error, self._plan.serving, self._plan.where)
-            if failure is None:
-                raise
-            raise failure from error
 
     def distributions(self, batch: ScheduledBatch) -> Iterator[NDArray[np.float32]]:
         """Run one step and choose nothing: natural log probabilities [rows, V] of what follows each of its tokens,
@@ -63,13 +60,8 @@ class ModelRunner:
 
         Raises as `execute` does.
         """
-        try:
+        with self._failures:
             yield from self._distributions(batch)
-        except Exception as error:
-            failure = failed_override(error, self._plan.serving, self._plan.where)
-            if failure is None:
-                raise
-            raise failure from error
 
     def _distributions(self, batch: ScheduledBatch) -> Iterator[NDArray[np.float32]]:
         ops, _ = self._begin(batch)

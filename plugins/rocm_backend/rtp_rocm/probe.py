@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from rtp_core.plugin import DeviceInfo, No
-from rtp_rocm.topology import gpu_nodes, visible
+from rtp_rocm.topology import driver_version, gpu_nodes, visible
 from rtp_torch.build import installed_torch
 from rtp_torch.probing import build_problem, environment, memory_problem, told
 
@@ -37,7 +37,12 @@ def probe(root: Path = Path("/")) -> list[DeviceInfo] | No:
     return No(problem) if problem else infos
 
 
-def report() -> dict[str, str]:
+def report(root: Path = Path("/")) -> dict[str, str]:
     """For `rtp env`."""
-    nodes = ", ".join(f"{node.name} ({node.target})" for node in gpu_nodes(Path("/")))
-    return {"GPUs": nodes or "none", "torch": told(installed_torch()), **environment(_VARIABLES)}
+    nodes = ", ".join(f"{node.name} ({node.target})" for node in gpu_nodes(root))
+    return {
+        "GPUs": nodes or "none",
+        "driver": driver_version(root),
+        "torch": told(installed_torch()),
+        **environment(_VARIABLES),
+    }

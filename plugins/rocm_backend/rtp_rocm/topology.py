@@ -25,6 +25,13 @@ def gpu_nodes(root: Path) -> list[Node]:
     return list(_gpus(root, [folder / str(number) for number in numbers]))
 
 
+def driver_version(root: Path) -> str:
+    """Of AMD's own driver; the one that comes with the kernel has none."""
+    if not (root / "sys/module/amdgpu").exists():
+        return "none"
+    return _text(root / "sys/module/amdgpu/version") or "the kernel's own"
+
+
 def visible(nodes: Sequence[Node], environment: Mapping[str, str]) -> list[Node]:
     """Those that the environment leaves: ROCR_VISIBLE_DEVICES first, then HIP's variable among what that has left."""
     left = _chosen(nodes, environment.get("ROCR_VISIBLE_DEVICES"))

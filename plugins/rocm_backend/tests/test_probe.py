@@ -140,6 +140,15 @@ def test_without_the_hardware_it_takes_milliseconds_and_imports_no_torch_and_no_
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_the_report_says_which_driver_there_is(root: Path) -> None:
+    assert report(root)["driver"] == "none"
+    (root / "sys/module/amdgpu").mkdir(parents=True)
+    assert report(root)["driver"] == "the kernel's own"
+    write(root / "sys/module/amdgpu/version", "6.12.12")
+    assert report(root)["driver"] == "6.12.12"
+    assert report(root)["GPUs"] == "AMD Instinct MI210 (gfx90a), AMD gfx942 (gfx942)"
+
+
 def test_the_plugin_says_why_it_is_not_available() -> None:
     (plugin,) = load_plugins("rocm")
     if plugin.state is State.AVAILABLE:

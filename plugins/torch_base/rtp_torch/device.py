@@ -25,12 +25,14 @@ from rtp_core.plugin import (
     QBuffer,
     QuantScheme,
     Region,
+    RtpError,
     Shape,
     dtypes,
 )
-from rtp_torch import matmul, quantized, tensor_ops
+from rtp_torch import failures, matmul, quantized, tensor_ops
 from rtp_torch.accelerator import Accelerator
 from rtp_torch.communicator import TorchCommunicator
+from rtp_torch.host_traffic import HostTraffic
 from rtp_torch.in_flight import DeviceEvent, InFlight
 from rtp_torch.memory import DeviceMemory
 from rtp_torch.quantized import StoredWeight
@@ -54,8 +56,14 @@ class TorchDevice(Device):
         self.space = MemorySpace(info.id, host_addressable=False)
         self.default_dtype = accelerator.default_dtype
         super().__init__(info, config)
-        self._copies, self._in_flight = accelerator.new_stream(), InFlight()
-        self._staging, self._recorder = Staging(accelerator), Recorder(accelerator)
+        self._in_flight, self._recorder, self._traffic = InFlight(), Recorder(accelerator), HostTraffic()
+        try:
+            self._copies, self._staging = accelerator.new_stream(), Staging(accelerator)
+        except RuntimeError as error:  # the arena may have left too little even for these
+            explained = self.failure(error)
+            if explained is None:
+                raise
+            raise explained from error
         self._group = group
         self._join()
 
@@ -86,7 +94,17 @@ class TorchDevice(Device):
     def rehearsal(self) -> Device:
         return rehearsing(self)
 
+    def failure(self, error: Exception) -> RtpError | None:
+        end = failures.lost(error, self)
+        if end is None:
+            return failures.no_memory(error, self)
+        self._memory.lose(end)
+        self._in_flight.clear()  # nobody can ask any more whether they have passed
+        return end
+
     def close(self) -> None:
+        if self._memory.is_lost:
+            return  # its work will never be done, and what it holds goes with the process
         self.synchronize()
         self._accelerator.release()
 
@@ -108,6 +126,7 @@ class TorchDevice(Device):
         self._move(dst, src, non_blocking=False)
 
     def non_blocking_copy(self, dst: Buffer, src: Buffer) -> Event:
+        self._memory.check()
         self._recorder.refuse_host()
         ready, passed = self._accelerator.new_event(), self._accelerator.new_event()
         ready.record(self._accelerator.current_stream())
@@ -116,7 +135,7 @@ class TorchDevice(Device):
             self._move(dst, src, non_blocking=True)
             passed.record(self._copies)
         self._in_flight.hold(passed, (dst, src))
-        return DeviceEvent(self._accelerator, passed, self._in_flight)
+        return DeviceEvent(self._accelerator, passed, self._in_flight, self._traffic)
 
     def _move(self, dst: Buffer, src: Buffer, *, non_blocking: bool) -> None:
         if dst.shape != src.shape or dst.dtype is not src.dtype:
@@ -129,23 +148,29 @@ class TorchDevice(Device):
         if to_host and from_host:
             super().copy(dst, src)
         elif from_host:
+            self._traffic.from_host += 1
             self._staging.bring(self._memory.bits(dst), src.numpy())
         elif to_host:
+            self._traffic.to_host += 1
             onto(dst.numpy(), self._memory.bits(src), non_blocking=non_blocking)
         else:
             self._memory.bits(dst).copy_(self._memory.bits(src))
 
     def event(self) -> Event:
+        self._memory.check()
         event = self._accelerator.new_event()
         event.record(self._accelerator.current_stream())
-        return DeviceEvent(self._accelerator, event, self._in_flight)
+        return DeviceEvent(self._accelerator, event, self._in_flight, self._traffic)
 
     def synchronize(self) -> None:
+        self._memory.check()
         self._recorder.refuse_host()
+        self._traffic.waits += 1
         self._accelerator.synchronize()
         self._in_flight.clear()
 
     def capture(self, step: Callable[[], None]) -> Callable[[], None] | None:
+        self._memory.check()
         if self._in_flight:
             self.synchronize()  # no event can be asked while a graph is recorded
         return self._recorder.capture(step)

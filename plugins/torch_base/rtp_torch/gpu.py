@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -10,6 +11,15 @@ import torch
 from torch import Tensor
 
 from rtp_core.plugin import DeviceError, OutOfMemoryError
+
+# What keeps torch from computing, in its own or the driver's words, and what to do about it.
+_REMEDIES = {
+    "invalid device ordinal": "rtp devices list",
+    "too old|insufficient for": "update the GPU's driver, or install a torch that is built for an older one",
+    "no kernel image|invalid device function": "install a torch that is built for this GPU; rtp env shows which it is",
+    "out of memory": "end what else runs on this GPU; nvidia-smi or rocm-smi shows it",
+    "busy or unavailable": "end what has this GPU for itself; nvidia-smi or rocm-smi shows it",
+}
 
 
 class Gpu:
@@ -23,9 +33,7 @@ class Gpu:
             torch.cuda.set_device(self._device)  # events and pinned memory are the current device's
             torch.ones(1, device=self._device).add_(1).item()
         except (AssertionError, RuntimeError) as error:  # a torch without GPUs asserts
-            raise DeviceError(
-                f"torch {torch.__version__} cannot compute on GPU {index}", why=str(error), hint="rtp env"
-            ) from error
+            raise _unusable(index, str(error).partition("\n")[0]) from error
         # Sums stay in float32 where the library splits a product, as the contract wants.
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
@@ -94,3 +102,8 @@ class Gpu:
 
     def release(self) -> None:
         torch.cuda.empty_cache()
+
+
+def _unusable(index: int, why: str) -> DeviceError:
+    remedy = next((remedy for words, remedy in _REMEDIES.items() if re.search(words, why)), "rtp env")
+    return DeviceError(f"torch {torch.__version__} cannot compute on GPU {index}", why=why, hint=remedy)

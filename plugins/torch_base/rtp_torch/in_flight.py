@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rtp_core.plugin import Buffer, Event
 from rtp_torch.accelerator import Accelerator, AcceleratorEvent
+from rtp_torch.host_traffic import HostTraffic
 
 
 class InFlight:
@@ -34,8 +35,10 @@ class InFlight:
 class DeviceEvent(Event):
     """A point in the work of a stream, perhaps the end of a copy."""
 
-    def __init__(self, accelerator: Accelerator, event: AcceleratorEvent, in_flight: InFlight) -> None:
-        self._accelerator, self._event, self._in_flight = accelerator, event, in_flight
+    def __init__(
+        self, accelerator: Accelerator, event: AcceleratorEvent, in_flight: InFlight, traffic: HostTraffic
+    ) -> None:
+        self._accelerator, self._event, self._in_flight, self._traffic = accelerator, event, in_flight, traffic
 
     def wait(self) -> None:
         self._accelerator.current_stream().wait_event(self._event)
@@ -43,5 +46,6 @@ class DeviceEvent(Event):
         self._in_flight.release(self._event)
 
     def synchronize(self) -> None:
+        self._traffic.waits += 1
         self._event.synchronize()
         self._in_flight.release(self._event)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 
-from rtp_core.plugin import Buffer, DType, dtypes
+from rtp_core.plugin import Buffer, DeviceFailedError, DType, dtypes
 
 TORCH_DTYPES: Mapping[DType, torch.dtype] = {
     dtypes.float32: torch.float32,
@@ -27,6 +28,21 @@ class DeviceMemory:
     def __init__(self, content: Tensor, address: int) -> None:
         self.address = address
         self._typed = {dtype: content.view(dtype) for dtype in {*TORCH_DTYPES.values(), *_BITS.values()}}
+        self._end: DeviceFailedError | None = None
+
+    @property
+    def is_lost(self) -> bool:
+        return self._end is not None
+
+    def lose(self, end: DeviceFailedError) -> None:
+        """From now on every view of it raises that: ops see no other memory, and ask nothing for it before."""
+        self._end = end.again()
+        self._typed = _Lost(self._end)
+
+    def check(self) -> None:
+        """For what touches no memory. Raises DeviceFailedError."""
+        if self._end is not None:
+            raise self._end.again()
 
     def numbers(self, x: Buffer) -> Tensor:
         """A view of what x holds."""
@@ -38,3 +54,13 @@ class DeviceMemory:
 
     def _view(self, dtype: torch.dtype, x: Buffer) -> Tensor:
         return self._typed[dtype].as_strided(x.shape, x.strides, (x.address - self.address) // x.dtype.itemsize)
+
+
+class _Lost(dict[torch.dtype, Tensor]):
+    """In place of the memory of a device that is lost."""
+
+    def __init__(self, end: DeviceFailedError) -> None:
+        self._end = end
+
+    def __missing__(self, dtype: torch.dtype) -> NoReturn:
+        raise self._end.again()

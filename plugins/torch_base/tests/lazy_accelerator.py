@@ -29,6 +29,16 @@ class OrderError(AssertionError):
     """Two accesses of one range of memory that nothing orders."""
 
 
+class Fault:
+    """What goes wrong, and when: nothing, unless a test plants something else."""
+
+    def at_op(self) -> None:
+        """An op is asked for."""
+
+    def at_wait(self) -> None:
+        """The host is about to wait."""
+
+
 @dataclass(frozen=True, slots=True)
 class Access:
     """Bytes from `start` to `end` by the act number `position` of a stream."""
@@ -94,10 +104,12 @@ class LazyEvent:
         self.position, self.after = self.stream.issued, self.stream.after()
 
     def query(self) -> bool:
+        self._accelerator.fault.at_op()
         assert self._accelerator.recorded is None, "an event is asked while a graph is recorded"
         return self.stream is None or self.stream.done >= self.position
 
     def synchronize(self) -> None:
+        self._accelerator.fault.at_wait()
         if self.stream is not None:
             self.stream.run(self.position)
             self._accelerator.host_knows(self.after)
@@ -112,6 +124,7 @@ class LazyAccelerator:
         self.current = self.new_stream()
         self.known: Clock = {}  # what the host has waited for
         self.recorded: list[tuple[Work, list[tuple[Tensor, bool]], str]] | None = None
+        self.fault = Fault()
 
     # -- the protocol --------------------------------------------------------------------------------------------
 
@@ -144,6 +157,7 @@ class LazyAccelerator:
 
     def synchronize(self) -> None:
         assert self.recorded is None, "the host waits while a graph is recorded"
+        self.fault.at_wait()
         for stream in self.streams:
             stream.run(stream.issued)
             self.host_knows(stream.after())
@@ -188,6 +202,7 @@ class LazyAccelerator:
 
     def issue(self, work: Work, touched: Sequence[tuple[Tensor, bool]], op: str) -> None:
         """Queue an op that touches these tensors (written: True) on the current stream."""
+        self.fault.at_op()
         if self.recorded is not None:
             self.recorded.append((work, list(touched), op))
             return

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from checkpoints import make_model, save
+from decode_traffic import NEEDED, per_step, traffic
 
 from rtp_core import LLM, SamplingParams
 from rtp_core.conformance.isolated import run_isolated
@@ -37,3 +40,23 @@ def test_greedy_float32_tokens_are_the_references(kind: str, shape: str, tmp_pat
         with LLM(str(tmp_path), device=device, dtype="float32") as llm:
             found.append([output.token_ids for output in llm.generate(prompts, GREEDY)])
     assert found[0] == found[1]
+
+
+def test_a_replayed_decode_step_meets_the_host_as_often_as_it_must(kind: str, tmp_path: Path) -> None:
+    save(make_model("llama_tied"), tmp_path)
+    with LLM(str(tmp_path), device=kind, dtype="float32") as llm:
+        assert llm.why_eager == ""
+        assert per_step(llm, traffic) == NEEDED
+        assert per_step(llm, waits_in_torch) == (1.0,), "more than the copy of the token ids"
+
+
+def waits_in_torch(llm: LLM, num_tokens: int) -> tuple[int]:
+    """How often an op of torch made the host wait, which no count of the device's own would show."""
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            traffic(llm, num_tokens)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return (sum("synchronizing" in str(warning.message) for warning in told),)

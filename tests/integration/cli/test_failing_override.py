@@ -13,10 +13,11 @@ from rtp_core.device.failure import failed_override
 from rtp_core.device.plan import Demand, resolve
 from rtp_core.device.reference import ReferenceDevice
 from rtp_core.engine import loading
-from rtp_core.errors import DeviceError, OutOfMemoryError
+from rtp_core.errors import DeviceError, DeviceFailedError, LibraryMemoryError, OutOfMemoryError, RtpError
 from rtp_core.plugin import Buffer, Device, DeviceConfig, DeviceInfo, FfnWeights, Linear, overrides
 
 from .conftest import RunRtp
+from .tiny_encoder import write_encoder
 
 GREEDY = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
 OpenWith = Callable[[BaseException], None]
@@ -100,6 +101,52 @@ def test_what_is_not_an_overrides_fault_keeps_its_class(failing: Device, model: 
                 llm.generate([[1, 2]], GREEDY)
             assert caught.value is error
         assert full.table == "|  ADDR |"
+
+
+def test_what_the_device_knows_of_an_error_goes_before_the_override(
+    failing: Device, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error, asked = RuntimeError("ALLOC_FAILED"), []
+
+    def explained(self: Any, found: Exception) -> RtpError:
+        asked.append(found)
+        return LibraryMemoryError("out of memory beside the arena")
+
+    monkeypatch.setattr(FailingDevice, "failure", explained)
+    with LLM(str(model), dtype="float32", max_model_len=64) as llm:
+        fail_with(llm, error)
+        with pytest.raises(LibraryMemoryError) as caught:
+            llm.generate([[1, 2]], GREEDY)
+        assert caught.value.__cause__ is error and asked == [error]
+        fail_with(llm, None)  # type: ignore[arg-type]
+        assert len(llm.generate([[1, 2, 3]], GREEDY)[0].token_ids) == 4
+
+
+def test_a_device_that_is_lost_is_asked_for_no_other_step(failing: Device, model: Path, rtp: RunRtp) -> None:
+    error = DeviceFailedError("acme:0 is lost", why="bus error", hint="start again")
+    with LLM(str(model), dtype="float32", max_model_len=64) as llm:
+        streams = [llm.stream([1, 2], GREEDY), llm.stream([3], GREEDY)]
+        for stream in streams:
+            next(stream)
+        calls = fail_with(llm, error)
+        for stream in [*streams, llm.stream([4], GREEDY), llm.stream([5], GREEDY)]:
+            with pytest.raises(DeviceFailedError, match=r"^acme:0 is lost: bus error \(start again\)$"):
+                list(stream)
+        assert len(calls) == 1
+        assert not llm._loaded.engine.has_unfinished
+    failing._error = error
+    result = rtp("generate", "a", "--model", model, "--dtype", "float32", "--max-model-len", 512)
+    assert result.exit_code == 4, result.stderr
+    assert "acme:0 is lost" in result.stderr and "try:   start again" in result.stderr
+
+
+def test_an_encoder_on_a_lost_device_reads_no_other_text(failing: Device, tmp_path: Path) -> None:
+    with LLM(str(write_encoder(tmp_path)), dtype="float32") as llm:
+        calls = fail_with(llm, DeviceFailedError("acme:0 is lost"))
+        for text in ("a cab", "a"):
+            with pytest.raises(DeviceFailedError, match="acme:0 is lost"):
+                llm.embed(text)
+        assert len(calls) == 1
 
 
 def test_an_error_outside_all_overrides_stays_as_it_is(

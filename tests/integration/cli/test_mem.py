@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from rtp_core.errors import LibraryMemoryError
 from rtp_core.memory.arena import Arena
 from rtp_core.memory.table import HEADER
 
@@ -136,6 +137,26 @@ def test_memory_that_runs_out_leaves_a_snapshot_and_says_where(
     assert command[:3] == ["rtp", "mem", "map"]
     shown = rtp(*command[1:])
     assert shown.exit_code == 0 and "bytes of 'step_inputs'" in shown.stdout
+
+
+def test_memory_that_a_library_did_not_get_leaves_a_snapshot_of_that_moment(
+    rtp: RunRtp, generate: RunRtp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allocate = Arena.allocate
+
+    def failing(arena: Arena, nbytes: int, tag: str) -> Any:
+        if tag == "step_inputs" and arena.name == "ref:0" and arena.space.host_addressable:
+            arena._exhausted(nbytes, "an earlier step")
+            raise LibraryMemoryError("out of memory beside the arena", arena=arena)
+        return allocate(arena, nbytes, tag)
+
+    monkeypatch.setattr(Arena, "allocate", failing)
+    result = generate("a")
+    assert result.exit_code == 5, result.stderr
+    command = next(words for words in map(str.split, result.stderr.splitlines()) if words[0] == "see:")[1:]
+    assert command[-2:] == ["--at", "now"]
+    shown = rtp(*command[1:])
+    assert shown.exit_code == 0 and "kv_cache" in shown.stdout
 
 
 def test_a_budget_that_is_too_small_is_told_in_numbers(rtp: RunRtp, model: Path) -> None:
