@@ -1,12 +1,14 @@
 /* Attention of many query tokens: causal over blocked KV, or full over the rows of the batch itself. Tiles of queries,
    all query heads of one kv head together, pass over the context in runs of 64 tokens. Both products are register tiles
    in f32. Scores are kept with the queries side by side: keys are read as they lie, and the softmax of a vector's
-   queries runs in its lanes.
+   queries runs in its lanes, in powers of 2: what turns them into powers of e is in the queries.
    Source: FlashAttention-2, arXiv:2307.08691, section 3.1 (order of the loops); the online softmax of attention.h. */
 
 #include "attention.h"
 #include "gemm_tile.h"
 
+#define LOG2_E 1.44269504f
+#define LEAST -115.0f
 enum { TILE_ROWS = 96 }; /* query tokens times query heads of a kv head, about */
 
 typedef struct {
@@ -27,12 +29,12 @@ typedef struct {
 } job;
 
 typedef struct {
-    float *q; /* [D, rows], columns are queries */
+    float *q; /* [D, rows], columns are queries, scaled so that 2^score is what softmax weighs */
     float *keys; /* [RUN, D] */
     float *values; /* [RUN, padded D] */
     float *scores; /* [RUN, rows] */
     float *sums; /* [rows, padded D] */
-    float *top, *total, *keep; /* [rows]: the largest score so far, the sum of exp(score - top), what sums shrink by */
+    float *top, *total, *keep; /* [rows]: the largest score so far, the sum of 2^(score - top), what sums shrink by */
     float *seen; /* [rows]: tokens of the context that a query sees */
 } work;
 
@@ -104,32 +106,35 @@ static void load_queries(const job *j, const item *it, int64_t rows, const work 
             w->seen[row + c] = (float)(j->kv.blocks ? context - queries + i + 1 : context);
         }
         pack_columns(w->q + row, j->max_rows, columns, min64(NR, rows - row), j->dtype, dim);
+        for (int64_t d = 0; d < dim; d++) scale_row(w->q + d * j->max_rows + row, NR, j->scale * LOG2_E);
     }
     for (int64_t row = rows; row < div_up(rows, NR) * NR; row++) w->seen[row] = 0;
     for (int64_t row = 0; row < div_up(rows, NR) * NR; row++) w->top[row] = -INFINITY, w->total[row] = 0;
     memset(w->sums, 0, (size_t)(rows * j->padded_dim) * 4);
 }
 
-/* Scores [n, VF queries from `row`] of tokens t.. become exp(score * scale - top). */
+/* Scores [n, VF queries from `row`] of tokens t.. become 2^(score - top). */
 static void soften(const job *j, const work *w, int64_t row, int64_t t, int64_t n, int is_cut) {
-    const vf scale = vf_set1(j->scale), lowest = vf_set1(-INFINITY), seen = vf_load(w->seen + row);
+    const vf lowest = vf_set1(-INFINITY), seen = vf_load(w->seen + row);
     float *scores = w->scores + row;
     const int64_t step = j->max_rows;
     vf before = vf_load(w->top + row), top = before, total = vf_zero();
     for (int64_t i = 0; i < n; i++) {
-        vf s = vf_mul(vf_load(scores + i * step), scale);
-        if (is_cut) s = vf_if_less(vf_set1((float)(t + i)), seen, s, lowest);
-        vf_store(scores + i * step, s);
+        vf s = vf_load(scores + i * step);
+        if (is_cut) {
+            s = vf_if_less(vf_set1((float)(t + i)), seen, s, lowest);
+            vf_store(scores + i * step, s);
+        }
         top = vf_max(s, top);
     }
     vf base = vf_if_less(lowest, top, top, vf_zero()); /* a query that has seen nothing yet has no top */
-    for (int64_t i = 0; i < n; i++) { /* no smaller than e^-80: what is less than a normal number is slow */
-        vf e = vf_exp(vf_max(vf_set1(-80.0f), vf_sub(vf_load(scores + i * step), base)));
+    for (int64_t i = 0; i < n; i++) { /* no smaller than 2^LEAST: what is less than a normal number is slow */
+        vf e = vf_exp2_within(vf_max(vf_set1(LEAST), vf_sub(vf_load(scores + i * step), base)));
         if (is_cut) e = vf_if_less(vf_set1((float)(t + i)), seen, e, vf_zero());
         vf_store(scores + i * step, e);
         total = vf_add(total, e);
     }
-    vf keep = vf_if_less(lowest, before, vf_exp(vf_sub(before, base)), vf_zero());
+    vf keep = vf_if_less(lowest, before, vf_exp2_within(vf_max(vf_set1(LEAST), vf_sub(before, base))), vf_zero());
     vf_store(w->keep + row, keep);
     vf_store(w->total + row, vf_fma(vf_load(w->total + row), keep, total));
     vf_store(w->top + row, top);
@@ -143,9 +148,10 @@ static void attend(const job *j, const item *it, const work *w) {
         int64_t n = min64(RUN, most - t), first = 0;
         load_run(j, it, t, n, w);
         while (w->seen[first] <= (float)t) first++; /* queries that see nothing here */
-        int64_t from = first / NR * NR, cols = div_up(rows, NR) * NR - from;
-        multiply(n, cols, dim, w->keys, dim, 1, w->q + from, step, w->scores + from, step, 0);
-        for (int64_t row = from; row < rows; row += VF) soften(j, w, row, t, n, t + n > fewest);
+        for (int64_t col = first / NR * NR; col < rows; col += NR) { /* softened while they are in the first cache */
+            multiply(n, NR, dim, w->keys, dim, 1, w->q + col, step, w->scores + col, step, 0);
+            for (int64_t row = col; row < min64(rows, col + NR); row += VF) soften(j, w, row, t, n, t + n > fewest);
+        }
         for (int64_t row = first; row < rows; row++)
             if (w->keep[row] != 1) scale_row(w->sums + row * padded, padded, w->keep[row]);
         multiply(rows - first, padded, n, w->scores + first, 1, step, w->values, padded, w->sums + first * padded,
