@@ -17,15 +17,17 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 from comparison import chart, distances, entrants as who, models, ours, ratios, roof, table
 from comparison.cells import CELLS, QUICK, Cell, chosen
-from comparison.entrants import Entrant, Installed
+from comparison.entrants import Entrant, Installed, label
 from comparison.models import Model
 from comparison.process import EngineError, peak_rss_bytes, run
+from comparison.turns import in_turn
 
 from rtp_core.checkpoint import hub
 from rtp_core.cli.machine import machine
@@ -44,20 +46,9 @@ def measured(
 ) -> dict[str, Any]:
     """One model: rounds of all entrants, their quality, and what that means. `judges`: what was found on the others."""
     everyone = who.entrants(model, installed)
-    taking_part = [e for e in everyone if any(fnmatchcase(_label(e), pattern) for pattern in asked.engines)]
-    rounds: dict[str, list[dict[str, float]]] = {_label(entrant): [] for entrant in taking_part}
-    errors: dict[str, str] = {}
-    for number in range(1, asked.rounds + 1):
-        for entrant in taking_part:
-            label = _label(entrant)
-            if label in errors:
-                continue
-            say(f"{model.name}, round {number} of {asked.rounds}: {label}")
-            try:
-                rounds[label].append(entrant.speeds(cells, asked.threads, asked.repeats))
-            except EngineError as error:
-                errors[label] = str(error)
-                say(f"  left out: {error}")
+    taking_part = [e for e in everyone if any(fnmatchcase(label(e), pattern) for pattern in asked.engines)]
+    runs = {label(e): partial(e.speeds, cells, asked.threads, asked.repeats) for e in taking_part}
+    rounds, errors = in_turn(runs, asked.rounds, lambda line: say(f"{model.name}, {line}"))
     is_judged = not (asked.no_quality or model.is_encoder or model.is_random)
     quality = _quality(model, taking_part, errors, asked) if is_judged else {}
     return _meaning(model, taking_part, rounds, quality, judges if model.is_random else {}, errors)
@@ -70,7 +61,7 @@ def _quality(
     texts = sorted(TEXTS.glob("*.txt"))[: 1 if asked.quick else None]
     found: dict[str, dict[str, Any]] = {}
     for file in dict.fromkeys(entrant.reference for entrant in taking_part):
-        same = [e for e in taking_part if e.reference == file and _label(e) not in errors]
+        same = [e for e in taking_part if e.reference == file and label(e) not in errors]
         if file is None or not same:
             continue
         say(f"{model.name}: quality against float32 of {file.name}")
@@ -93,11 +84,11 @@ def _quality_of_file(
         for entrant in same:
             try:
                 if isinstance(entrant, who.Ours):
-                    found[_label(entrant)] = {path.stem: ours.quality(entrant.model, path, threads) for path in texts}
+                    found[label(entrant)] = {path.stem: ours.quality(entrant.model, path, threads) for path in texts}
                 elif entrant.score(ids, Path(folder), threads):
-                    found[_label(entrant)] = distances.distances(reference, token_ids, Path(folder))
+                    found[label(entrant)] = distances.distances(reference, token_ids, Path(folder))
             except EngineError as error:
-                say(f"  no quality of {_label(entrant)}: {error}")
+                say(f"  no quality of {label(entrant)}: {error}")
     return found
 
 
@@ -111,9 +102,9 @@ def _meaning(
 ) -> dict[str, Any]:
     engines = []
     for entrant in taking_part:
-        label = _label(entrant)
-        means = _means(quality.get(label, {}))
-        engines.append(ratios.Engine(entrant.name, entrant.variant, ratios.medians(rounds[label]), means.get("kl")))
+        speeds = ratios.medians(rounds[label(entrant)])
+        means = _means(quality.get(label(entrant), {}))
+        engines.append(ratios.Engine(entrant.name, entrant.variant, speeds, means.get("kl")))
     if judges:
         known = [e for other in judges.values() for e in other["engines"]]
         others = [ratios.Engine(e["name"], e["variant"], {}, e["quality_mean"].get("kl")) for e in known]
@@ -139,10 +130,6 @@ def _meaning(
         ],
         "ratios": [{**asdict(found), "ratio": found.ratio} for found in ratios.ratios(model.name, mine, peers)],
     }
-
-
-def _label(entrant: Entrant) -> str:
-    return f"{entrant.name} {entrant.variant}"
 
 
 def _means(by_text: dict[str, dict[str, float]]) -> dict[str, float]:

@@ -34,6 +34,10 @@ LLM_CELLS = (
     Cell("prefill-4096", "prefill", 1, 4096, 33),
     Cell("decode-b1-at-4096", "decode", 1, 4096, 33),
 )
+GPU_CELLS = (
+    Cell("prefill-2048", "prefill", 1, 2048),
+    *(cell for cell in LLM_CELLS if cell.name in ("decode-b1", "decode-b64")),
+)
 ENCODER_CELLS = tuple(Cell(f"bert-{b}x{t}", "encode", b, t) for b, t in ((1, 16), (1, 128), (32, 64), (32, 256)))
 CELLS = (*LLM_CELLS, *ENCODER_CELLS)
 QUICK = ("prefill-512", "decode-b1", "decode-b4", "bert-1x16")

@@ -50,9 +50,10 @@ class Ours:
     variant: str
     reference: Path | None
     model: Path
+    options: tuple[str, ...] = ("--device", "cpu")
 
     def speeds(self, cells: Sequence[Cell], threads: int, repeats: int) -> dict[str, float]:
-        return ours.speeds(self.model, cells, threads, repeats)
+        return ours.speeds(self.model, cells, (*self.options, *_count("threads", threads)), repeats)
 
     def score(self, ids: Path, out: Path, threads: int) -> bool:
         return False
@@ -99,6 +100,10 @@ class LlamaBench:
 
     def score(self, ids: Path, out: Path, threads: int) -> bool:
         return False
+
+
+def label(entrant: Entrant) -> str:
+    return f"{entrant.name} {entrant.variant}"
 
 
 def _count(option: str, value: int) -> tuple[str, str]:

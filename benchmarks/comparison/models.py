@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
-from comparison.random_qwen2 import Shape, Vocabulary, write_folder, write_gguf
+from comparison.random_qwen2 import QWEN2_0_5B, Shape, Vocabulary, write_folder, write_gguf
 from rtp_core.checkpoint.opening import open_checkpoint
 from rtp_core.device import reference_ops
 from rtp_core.memory.buffer import Buffer
@@ -53,23 +53,33 @@ def smollm2(file: Path, cache: Path, requantize: Requantize | None) -> Model:
             _once(copy, lambda partial, other=other: requantize(file, other.lower(), partial))
             ggufs[other] = copy
     folder = cache / f"{file.stem}-bf16"
-    if not (folder / "config.json").exists():
+    if not is_written(folder):
         _dequantized(file, folder)
     return Model("smollm2", ggufs, (kind,), folder)
 
 
 def qwen2(vocabulary_of: Path, cache: Path, shape: Shape | None = None) -> Model:
     """Random weights in the shape of Qwen2-0.5B."""
-    shape = shape or Shape()
+    shape = shape or QWEN2_0_5B
     vocabulary = Vocabulary.of_gguf(vocabulary_of)
     ggufs = {kind: cache / f"random-qwen2-0.5b.{kind}.gguf" for kind in ("Q4_0", "Q8_0")}
     for kind, path in ggufs.items():
         if not path.exists():
             write_gguf(path, shape, vocabulary, kind)
-    folder = cache / "random-qwen2-0.5b-bf16"
-    if not (folder / "config.json").exists():
+    folder = random_folder(cache, "qwen2-0.5b")
+    if not is_written(folder):
         write_folder(folder, shape, vocabulary)
     return Model("qwen2", ggufs, ("Q4_0", "Q8_0"), folder, is_random=True)
+
+
+def random_folder(cache: Path, name: str) -> Path:
+    """Where random weights in the shape `name` are kept for engines that run folders."""
+    return cache / f"random-{name}-bf16"
+
+
+def is_written(folder: Path) -> bool:
+    """Whole: the config is written last."""
+    return (folder / "config.json").exists()
 
 
 def minilm(cache: Path) -> Model:

@@ -17,9 +17,12 @@ MIN_ROUNDS = 3  # of `rtp bench`
 RTP = (sys.executable, "-m", "rtp_core.cli")
 
 
-def speeds(model: Path, cells: Sequence[Cell], threads: int, rounds: int) -> dict[str, float]:
-    """By cell. Cells of the same prompts and outputs share a process, which loads the model once."""
-    common = ("--model", str(model), "--device", "cpu", "--threads", str(threads), "--json")
+def speeds(model: Path, cells: Sequence[Cell], options: Sequence[str], rounds: int) -> dict[str, float]:
+    """By cell. Cells of the same prompts and outputs share a process, which loads the model once.
+
+    `options` of the engine name at least its device.
+    """
+    common = ("--model", str(model), *options, "--json")
     rounds_option = ("--rounds", str(max(rounds, MIN_ROUNDS)))
     found: dict[str, float] = {}
     for key, group in groupby(sorted(cells, key=_shared), key=_shared):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from comparison import models
-from comparison.random_qwen2 import NORMAL, Shape, Vocabulary, write_folder, write_gguf
+from comparison import models, random_qwen2
+from comparison.random_qwen2 import NORMAL, Shape, Vocabulary, weights, write_folder, write_gguf
 
 from rtp_core import LLM, SamplingParams
 from rtp_core.text.byte_alphabet import BYTE_OF_CHARACTER
@@ -51,6 +51,14 @@ def test_a_file_becomes_a_folder_of_the_same_model(tmp_path: Path) -> None:
     assert model.ggufs == {"Q4_0": file}
     assert model.folder is not None
     assert scores(model.folder) == pytest.approx(scores(file), abs=0.05)  # bfloat16
+
+
+def test_values_do_not_ask_how_many_are_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = list(weights(TINY))
+    monkeypatch.setattr(random_qwen2, "DRAWN_AT_ONCE", 1001)
+    for (weight, expected), (_, values) in zip(whole, weights(TINY), strict=True):
+        assert values.shape == weight.size
+        np.testing.assert_array_equal(values, expected)
 
 
 def test_a_vocabulary_that_is_too_large_is_an_error() -> None:
