@@ -207,6 +207,12 @@ def test_why_steps_run_op_by_op_is_told(
         assert ("decode_replay" in llm.device.arena.totals()) == (why == "")
 
 
+def test_limits_within_which_no_request_decodes_record_nothing(checkpoint: Path) -> None:
+    with open_llm(checkpoint, max_model_len=2) as llm:
+        assert llm.why_eager == "no request within max_model_len has one"
+        assert len(llm.generate([[5]], GREEDY)[0].token_ids) == 1
+
+
 # -- failures ------------------------------------------------------------------------------------------------------
 
 
