@@ -27,6 +27,7 @@ from rtp_core.plugin import (
     Shape,
     Signature,
     overrides,
+    rehearsal_of,
 )
 
 BAD: dict[str, type[Device]] = {}
@@ -111,6 +112,22 @@ class Fickle(_Conditional):
     @overrides("gated_activation", impl="bad.gated", when=_fickle)
     def _gated(self, x: Buffer, *, kind: str, out: Buffer | None = None) -> Buffer:
         return Device.gated_activation(self, x, kind=kind, out=out)
+
+
+@found_in("contract")
+class TooFew(Bad):
+    """Records steps of at most 64 requests."""
+
+    def capture_size(self, num_requests: int) -> int:
+        return min(num_requests, 64)
+
+
+@found_in("contract")
+class OtherRehearsal(Bad):
+    """Rehearses steps of other sizes than it records."""
+
+    def rehearsal(self) -> Device:
+        return rehearsal_of(self).bound({"capture_size": lambda self, num_requests: 2 * num_requests})
 
 
 # -- primitives ----------------------------------------------------------------------------------------------------

@@ -21,6 +21,8 @@ SHOWS = {
     "Typo": "bad.linaer",
     "BareBool": "expected YES or No(reason) from bad.gated, got True",
     "Fickle": "expected the same answer twice from bad.gated",
+    "TooFew": "expected 65 or more from capture_size(65), got 64",
+    "OtherRehearsal": "expected capture_size(1) to be 1 in the rehearsal, got 2",
     "WrongGemm": "against the reference: expected",
     "StrideIgnorer": "got nan",
     "Scribbler": "bytes outside of a buffer",

@@ -19,6 +19,7 @@ from rtp_core.errors import DeviceError
 from rtp_core.request import Request
 from rtp_core.runner.decode_replay import DecodeReplay
 from rtp_core.scheduled_batch import ScheduledRequest
+from rtp_cpu.device import CpuDevice
 
 BUDGET = 64 << 20  # bytes
 GREEDY = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
@@ -177,6 +178,25 @@ def test_the_default_model_in_float32(
     assert told(llm.generate(texts, params)) == replayed
 
 
+def test_steps_that_are_filled_up_give_the_tokens_of_those_that_are_not(
+    checkpoint: Path, prompts: list[list[int]], sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CpuDevice, "capture_size", lambda device, num_requests: -(-num_requests // 4) * 4)
+    params = [PARAMS[i % len(PARAMS)] for i in range(len(prompts))]
+    recorded: list[int] = []
+
+    def run(llm: LLM) -> list[tuple[Any, ...]]:
+        found = told(llm.generate(prompts, params))
+        replay = llm._loaded.engine._runner._replay
+        recorded.extend(() if replay is None else replay._recorded)
+        return found
+
+    replayed, eager = both(checkpoint, run, max_num_seqs=6)
+    assert replayed == eager
+    assert set(recorded) == {4, 6}
+    assert set(sizes) > {1, 2}
+
+
 # -- steps that are not replayed -----------------------------------------------------------------------------------
 
 
@@ -205,6 +225,12 @@ def test_why_steps_run_op_by_op_is_told(
         assert len(llm.generate(prompts[0], GREEDY)[0].token_ids) == 24
         assert bool(sizes) == (why == "")
         assert ("decode_replay" in llm.device.arena.totals()) == (why == "")
+
+
+def test_limits_within_which_no_request_decodes_record_nothing(checkpoint: Path) -> None:
+    with open_llm(checkpoint, max_model_len=2) as llm:
+        assert llm.why_eager == "no request within max_model_len has one"
+        assert len(llm.generate([[5]], GREEDY)[0].token_ids) == 1
 
 
 # -- failures ------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from rtp_core.errors import OutOfMemoryError
 from rtp_core.memory.arena import Arena
 from rtp_core.memory.budget import format_bytes
 from rtp_core.runner.decode_replay import TAG
+from rtp_cpu.device import CpuDevice
 
 OPTIONS: dict[str, Any] = {
     "device": "cpu",
@@ -48,6 +49,27 @@ def test_a_forecast_tells_it_a_start_takes_it_and_steps_of_all_sizes_share_it(fo
         totals = llm.device.arena.totals()
         assert totals[TAG] == told.need.replay_bytes
         assert llm.memory.stats.private_bytes == totals[TAG] + totals.get("kernel_scratch", 0)
+        llm.device.arena.check_integrity()
+
+
+def test_rows_that_nobody_asked_for_have_a_block_that_no_request_gets(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = forecast(open_checkpoint(folder), OPTIONS).need
+    monkeypatch.setattr(CpuDevice, "capture_size", lambda device, num_requests: -(-num_requests // 4) * 4)
+    need = forecast(open_checkpoint(folder), OPTIONS).need
+    assert (exact.filler_bytes, need.filler_bytes) == (0, need.kv_block_bytes)
+    assert need.replay_bytes == exact.replay_bytes + need.kv_block_bytes
+    with open_llm(folder, memory_budget=need.fixed_bytes + KV_BLOCKS * need.kv_block_bytes) as llm:
+        assert llm.memory.need.replay_bytes == need.replay_bytes
+        totals, blocks = llm.device.arena.totals(), llm.memory.kv_tokens // need.block_size
+        assert blocks in (KV_BLOCKS - 1, KV_BLOCKS)
+        assert totals["kv_cache"] == (blocks + 1) * need.kv_block_bytes
+        assert totals[TAG] == exact.replay_bytes
+        grid = llm.device.arena.tracer.kv
+        assert grid is not None
+        assert (grid.num_blocks, grid.block_nbytes) == (blocks, need.kv_block_bytes)
+        assert len(llm.generate([[1, 2, 3]] * 6, GREEDY)) == 6
         llm.device.arena.check_integrity()
 
 

@@ -155,6 +155,17 @@ class Services:
         """
         return None
 
+    def capture_size(self, num_requests: int) -> int:
+        """How many requests the recorded decode step has that serves `num_requests` of them: as many, or more.
+
+        Where recordings are dear, few sizes may serve all. Core cuts them to the most requests that run at once, and
+        fills a step up with rows that any device can run: token 0 at position 0, in a context of its own, whose k and v
+        go to one slot, the same for all such rows, of a block that no request has. Nobody looks at their logits.
+
+        A rehearsal answers as its device does. The default records every number for itself.
+        """
+        return num_requests
+
     def failure(self, error: Exception) -> RtpError | None:
         """What an error of the libraries below this device means, once a step has failed with it.
 

@@ -198,7 +198,12 @@ def _warmed_up(device: Device, setting: Setting, plan: Plan, weights: Weights, n
         device.arena.begin_step("warm-up", {})
         try:
             worst = worst_work_space(device, plan, weights, setting)
-            need = replace(need, work_space_bytes=worst.step_bytes, replay_bytes=worst.replay_bytes)
+            need = replace(
+                need,
+                work_space_bytes=worst.step_bytes,
+                replay_bytes=worst.replay_bytes,
+                filler_bytes=worst.filler_bytes,
+            )
         except LibraryMemoryError:
             raise  # a larger budget would leave less for them
         except OutOfMemoryError as failure:
@@ -211,7 +216,8 @@ def _kv_cache(device: Device, setting: Setting, need: MemoryNeed) -> KVCache:
     """As many blocks as there is room for beside weights and work space."""
     num_blocks = kv_blocks(setting, need, device.arena.stats().last_hole_bytes)
     with device.arena.lifetime("persistent"):
-        cache = KVCache(device, setting.checkpoint.config, setting.kv_dtype(device), num_blocks)
+        dtype, has_filler = setting.kv_dtype(device), need.filler_bytes > 0
+        cache = KVCache(device, setting.checkpoint.config, dtype, num_blocks, has_filler=has_filler)
     device.arena.tracer.kv = cache.grid
     return cache
 
@@ -227,4 +233,5 @@ def _decode_replay(
 ) -> DecodeReplay:
     ops = plan.ops("decode")
     ops.arena.begin_step("load", {})
-    return DecodeReplay(ops, weights, cache, nbytes=need.replay_bytes, **setting.replay_sizes(cache.block_size))
+    nbytes, sizes = need.replay_bytes - need.filler_bytes, setting.replay_sizes(cache.block_size)
+    return DecodeReplay(ops, weights, cache, nbytes=nbytes, **sizes)

@@ -18,7 +18,7 @@ from rtp_core.memory.buffer import Buffer
 from rtp_core.memory.qbuffer import QBuffer
 from rtp_core.models.model import Weights, load_model
 from rtp_core.models.weight_rehearsal import WeightRehearsal
-from rtp_core.runner.decode_replay import replay_bytes
+from rtp_core.runner.decode_replay import are_filled_up, recorded_sizes, replay_bytes
 from rtp_core.runner.encoder_runner import EncoderRunner
 from rtp_core.runner.model_runner import ModelRunner
 
@@ -30,8 +30,9 @@ _MARGIN = 32  # a 32nd more than the worst step: others fragment differently
 class MemoryNeed:
     """In bytes. work_space: of the worst step, with what kernels keep; None where only running the model tells.
 
-    replay: what recorded decode steps keep for themselves; 0 where steps run op by op. An encoder has no KV cache: its
-    blocks have no bytes.
+    replay: what recorded decode steps keep for themselves; 0 where steps run op by op. filler: the part of it that is a
+    block of the KV cache, for rows that nobody asked for; 0 where steps are not filled up. An encoder has no KV cache:
+    its blocks have no bytes.
     """
 
     weights_bytes: int
@@ -39,6 +40,7 @@ class MemoryNeed:
     block_size: int  # tokens
     work_space_bytes: int | None
     replay_bytes: int
+    filler_bytes: int
 
     @property
     def kv_token_bytes(self) -> int:
@@ -83,15 +85,16 @@ def expected_need(device: Device, setting: Setting, plan: Plan | None = None) ->
             twin.close()
     is_encoder = isinstance(weights, EncoderWeights)
     block = 0 if is_encoder else block_bytes(device, checkpoint.config, setting.kv_dtype(device))
-    work_space, replay = (None, 0) if worst is None else worst
-    return MemoryNeed(weights_bytes, block, device.kv_layout.block_size, work_space, replay)
+    of_steps: tuple[int | None, int, int] = worst or (None, 0, 0)
+    return MemoryNeed(weights_bytes, block, device.kv_layout.block_size, *of_steps)
 
 
 class WorkSpace(NamedTuple):
-    """Bytes of the worst step of all, and of decode steps that are recorded."""
+    """Bytes of the worst step of all, and of decode steps that are recorded, the filler's block among them."""
 
     step_bytes: int
     replay_bytes: int
+    filler_bytes: int
 
 
 def worst_work_space(device: Device, plan: Plan, weights: Weights, setting: Setting) -> WorkSpace:
@@ -117,11 +120,13 @@ def worst_work_space(device: Device, plan: Plan, weights: Weights, setting: Sett
         worst = max(worst, reach)
         if step.is_decode:  # what kernels keep serves replayed steps too
             worst_decode = max(worst_decode, reach - (after.private_bytes - before.private_bytes))
-    replay = 0
+    replay = filler = 0
     if worst_decode and not setting.why_eager(device):
         sizes = setting.replay_sizes(device.kv_layout.block_size)
-        replay = replay_bytes(_with_margin(worst_decode), alignment=device.alignment, **sizes)
-    return WorkSpace(_with_margin(worst), replay)
+        if are_filled_up(recorded_sizes(device, setting.limits.max_num_seqs)):
+            filler = block_bytes(device, setting.checkpoint.config, setting.kv_dtype(device))
+        replay = filler + replay_bytes(_with_margin(worst_decode), alignment=device.alignment, **sizes)
+    return WorkSpace(_with_margin(worst), replay, filler)
 
 
 def _with_margin(reach: int) -> int:

@@ -46,6 +46,8 @@ class Setting:
         """Why decode steps are not to be recorded and replayed, or ""."""
         if self.config.enforce_eager:
             return "enforce_eager"
+        if self.limits.max_model_len <= 2:
+            return "no request within max_model_len has one"
         if self.config.trace_memory != "off":
             return "the trace of memory is of their ops"
         return "" if device.capture(lambda: None) else "this device records no steps"

@@ -14,17 +14,25 @@ from rtp_core.memory.tracer import KVGrid
 
 
 class KVCache:
-    """N blocks [L, 2, K, B, D] of all L layers, one after the other; block b of layer l is `layers[l][b]`."""
+    """N blocks [L, 2, K, B, D] of all L layers, one after the other; block b of layer l is `layers[l][b]`.
 
-    def __init__(self, device: Device, config: ModelConfig, dtype: DType, num_blocks: int) -> None:
+    `num_blocks` of them are for requests. `filler_block`: the one behind them, for rows of recorded steps that nobody
+    asked for; None without `has_filler`.
+    """
+
+    def __init__(
+        self, device: Device, config: ModelConfig, dtype: DType, num_blocks: int, *, has_filler: bool = False
+    ) -> None:
         layout = device.kv_layout
         layers, heads, dim = config.num_hidden_layers, config.num_key_value_heads, config.head_dim
         self.block_size = layout.block_size
         self.num_blocks = num_blocks
+        self.filler_block = num_blocks if has_filler else None
+        in_all = num_blocks + has_filler
         if layout.order == "KBD":
-            blocks = device.alloc((num_blocks, layers, 2, heads, self.block_size, dim), dtype, "kv_cache")
+            blocks = device.alloc((in_all, layers, 2, heads, self.block_size, dim), dtype, "kv_cache")
         else:
-            blocks = device.alloc((num_blocks, layers, 2, self.block_size, heads, dim), dtype, "kv_cache")
+            blocks = device.alloc((in_all, layers, 2, self.block_size, heads, dim), dtype, "kv_cache")
             blocks = blocks.transpose(0, 1, 2, 4, 3, 5)
         self.layers: tuple[Buffer, ...] = tuple(blocks[:, layer] for layer in range(layers))  # [N, 2, K, B, D] each
 
@@ -32,8 +40,8 @@ class KVCache:
 
     @property
     def grid(self) -> KVGrid:
-        """Where the blocks are in the device's memory."""
-        nbytes = self._blocks.nbytes // self.num_blocks
+        """Where the blocks of requests are in the device's memory."""
+        nbytes = self._blocks.nbytes // len(self._blocks)
         return KVGrid(self._blocks.address, self.num_blocks, nbytes, self.block_size)
 
     def clear(self) -> None:

@@ -1,4 +1,4 @@
-"""Decode steps recorded once per batch size and replayed: what varies lies in buffers that stay where they are."""
+"""Decode steps recorded once per size and replayed: what varies lies in buffers that stay where they are."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from rtp_core import dtypes
 from rtp_core.device.attention_batch import AttentionBatch, ForwardBatch
 from rtp_core.device.device import Device
 from rtp_core.device.weights import ModelWeights
+from rtp_core.errors import ContractError
 from rtp_core.kv.kv_cache import KVCache
 from rtp_core.memory.buffer import Buffer
 from rtp_core.memory.space import Region
+from rtp_core.request import Request, SamplingParams
 from rtp_core.scheduled_batch import ScheduledRequest
 
 TAG = "decode_replay"
@@ -44,7 +46,7 @@ class _Varying(NDArrayOperatorsMixin):
 
 @dataclass(frozen=True, slots=True)
 class _Recorded:
-    """A step of one batch size, and where its logits [R, V] lie once `replay` has run."""
+    """A step of one size, and where its logits [R, V] lie once `replay` has run."""
 
     attention: AttentionBatch
     replay: Callable[[], None]
@@ -54,9 +56,11 @@ class _Recorded:
 class DecodeReplay:
     """Serves decode steps of up to `max_num_seqs` requests of up to `max_num_blocks` blocks.
 
+    A step is as large as the device wants it recorded: rows that nobody asked for belong to the cache's filler block.
+
     Its memory is private, `nbytes` (see replay_bytes) for a step's integers and for whatever a step allocates; those of
-    all batch sizes lie over one another. `problem`: why steps are not replayed, found out by recording one; or "".
-    Raises OutOfMemoryError.
+    all sizes lie over one another. `problem`: why steps are not replayed, found out by recording one; or "".
+    Raises OutOfMemoryError, and ContractError where steps are to be filled up and the cache has no block for it.
     """
 
     def __init__(
@@ -70,6 +74,13 @@ class DecodeReplay:
         nbytes: int,
     ) -> None:
         self._device, self._weights, self._cache = ops, weights, cache
+        self._sizes = recorded_sizes(ops, max_num_seqs)
+        if cache.filler_block is None and are_filled_up(self._sizes):
+            raise ContractError(
+                "decode steps are recorded in sizes that no memory was counted for",
+                where=ops.info.id,
+                why="capture_size of the device is not that of its rehearsal",
+            )
         with ops.arena.lifetime("private"):
             storage = ops.arena.allocate(nbytes - _ints_bytes(max_num_seqs, max_num_blocks, ops.alignment), TAG)
             self._ints = ops.alloc((_ROWS, max_num_seqs), dtypes.int32, TAG)
@@ -84,24 +95,24 @@ class DecodeReplay:
         self._rows: list[Sequence[int]] = [()] * max_num_seqs  # the block table that each row of the tables has
         self._is_stale = False  # whether the device's tables are others
         self._recorded: dict[int, _Recorded] = {}
-        # What is recorded runs, so there must be a step that can: token 0 at position 0 of block 0.
-        self._host_ints[3] = 1
-        for buffer, staged in zip((self._ints, self._tables), self._staged, strict=True):
-            ops.copy(buffer, staged)
-        self.problem = self._record(1)
+        # What is recorded runs, so there must be a step that can. No request has block 0 yet.
+        self._filler = _filler(0 if cache.filler_block is None else cache.filler_block)
+        self._bring([self._filler] * self._sizes[1])
+        self.problem = self._record(self._sizes[1])
 
     def logits(self, requests: Sequence[ScheduledRequest]) -> Buffer | None:
         """Run one step of decode requests: [R, V] float32, which the next step overwrites. None: see `problem`."""
         count = len(requests)
-        self._bring(requests)
-        if count not in self._recorded:
-            self.problem = self._record(count)
+        size = self._sizes[count]
+        self._bring([*requests, *[self._filler] * (size - count)])
+        if size not in self._recorded:
+            self.problem = self._record(size)
             if self.problem:
                 return None
-        recorded = self._recorded[count]
+        recorded = self._recorded[size]
         self._device.plan_attention(recorded.attention)
         recorded.replay()
-        return recorded.logits
+        return recorded.logits[:count]
 
     def _record(self, count: int) -> str:
         """Run a step and keep it. Returns why that is not possible."""
@@ -161,6 +172,30 @@ class DecodeReplay:
             if table != self._rows[row]:
                 self._host_tables[row, : len(table)] = table
                 self._rows[row] = table
+
+
+def recorded_sizes(device: Device, max_num_seqs: int) -> dict[int, int]:
+    """By number of requests, how many the recorded step has that serves them. Raises ContractError for fewer."""
+    sizes = {count: min(device.capture_size(count), max_num_seqs) for count in range(1, max_num_seqs + 1)}
+    for count, size in sizes.items():
+        if size < count:
+            raise ContractError(
+                f"a decode step of {count} requests cannot be recorded as one of {size}",
+                where=device.info.id,
+                why=f"expected {count} or more from capture_size",
+            )
+    return sizes
+
+
+def are_filled_up(sizes: dict[int, int]) -> bool:
+    """Whether some steps have rows that nobody asked for."""
+    return any(size > count for count, size in sizes.items())
+
+
+def _filler(block: int) -> ScheduledRequest:
+    """A row that any device can run: token 0 at position 0, which sees itself alone."""
+    request = Request(request_id="filler", prompt_token_ids=(0,), sampling=SamplingParams(), seed=0)
+    return ScheduledRequest(request, 0, 1, (block,))
 
 
 def replay_bytes(step_bytes: int, *, max_num_seqs: int, max_num_blocks: int, alignment: int) -> int:

@@ -175,6 +175,10 @@ class TorchDevice(Device):
             self.synchronize()  # no event can be asked while a graph is recorded
         return self._recorder.capture(step)
 
+    def capture_size(self, num_requests: int) -> int:
+        """1, 2, 4 and multiples of 8, as vLLM has them: each graph takes two runs, and memory of the driver's."""
+        return 1 << (num_requests - 1).bit_length() if num_requests <= 8 else -(-num_requests // 8) * 8
+
     # -- element-wise --------------------------------------------------------------------------------------------
 
     def add(self, a: Buffer, b: Buffer, *, out: Buffer | None = None) -> Buffer:

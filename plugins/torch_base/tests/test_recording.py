@@ -73,6 +73,11 @@ def test_an_error_in_a_step_passes_and_the_device_records_again(device: LazyDevi
     assert device.capture(lambda: None) is not None
 
 
+def test_graphs_are_of_few_sizes(device: LazyDevice) -> None:
+    sizes = [device.capture_size(count) for count in range(1, 34)]
+    assert sizes == [1, 2, 4, 4, *[8] * 4, *[16] * 8, *[24] * 8, *[32] * 8, 40]
+
+
 def test_a_step_within_a_step_is_an_error(device: LazyDevice) -> None:
     with pytest.raises(DeviceError, match=r"cannot record a step.*one is being recorded"):
         device.capture(lambda: (device.capture(lambda: None), None)[1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -10,19 +10,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from rtp_core import dtypes
 from rtp_core.device.reference import ReferenceDevice
-from rtp_core.errors import OutOfMemoryError
+from rtp_core.errors import ContractError, OutOfMemoryError
 from rtp_core.memory.buffer import Buffer
 from rtp_core.plugin import Device
 from rtp_core.request import Request, SamplingParams
 from rtp_core.runner.decode_replay import TAG, DecodeReplay, replay_bytes
-from rtp_core.scheduled_batch import ScheduledRequest
+from rtp_core.runner.step_inputs import step_inputs
+from rtp_core.scheduled_batch import ScheduledBatch, ScheduledRequest
 
 BLOCK_SIZE, MAX_NUM_SEQS, MAX_NUM_BLOCKS = 4, 5, 6
 SIZES = {"max_num_seqs": MAX_NUM_SEQS, "max_num_blocks": MAX_NUM_BLOCKS}
 STEP_BYTES = 4096
+FILLER = MAX_NUM_SEQS * MAX_NUM_BLOCKS  # the block behind those of as many requests as there may be
 
 
 @dataclass
@@ -35,6 +38,7 @@ class Tape:
     when_recording: Callable[[Any], object] = lambda attention: None
     is_recordable: Callable[[object], bool] = lambda count: True
     runs_before: int = 0  # of a step, before it is recorded
+    capture_size: Callable[[int], int] = lambda count: count
     failing_copy: int = 0  # the copy that fails, counted from now
 
 
@@ -65,6 +69,9 @@ class TapeDevice(ReferenceDevice):
                 call()
 
         return replay
+
+    def capture_size(self, num_requests: int) -> int:
+        return self._tape.capture_size(num_requests)
 
     def plan_attention(self, batch: Any) -> Any:
         self._tape.log.append("plan again" if batch.plan else "plan")
@@ -119,9 +126,11 @@ def ops(make_device: Any) -> Device:
     return device.bound({"model_forward": model_forward, "lm_head": lm_head})
 
 
-def replay_on(ops: Device) -> DecodeReplay:
-    nbytes = replay_bytes(STEP_BYTES, **SIZES, alignment=ops.alignment)
-    cache = SimpleNamespace(block_size=BLOCK_SIZE, layers=())
+def replay_on(
+    ops: Device, step_bytes: int = STEP_BYTES, *, kv: tuple[Buffer, ...] = (), filler_block: int | None = None
+) -> DecodeReplay:
+    nbytes = replay_bytes(step_bytes, **SIZES, alignment=ops.alignment)
+    cache = SimpleNamespace(block_size=BLOCK_SIZE, layers=kv, filler_block=filler_block)
     return DecodeReplay(ops, SimpleNamespace(lm_head=None), cache, nbytes=nbytes, **SIZES)  # type: ignore[arg-type]
 
 
@@ -225,6 +234,89 @@ def test_the_last_token_of_a_prompt_read_in_chunks_is_a_step_like_others(ops: De
     assert got(replay_on(ops), [last]) == [[2 * x for x in (6, 2, 46, 3, 11)]]
 
 
+# -- sizes ---------------------------------------------------------------------------------------------------------
+
+ROUNDINGS: dict[str, Callable[[int], int]] = {
+    "exact": lambda count: count,
+    "powers": lambda count: 1 << (count - 1).bit_length(),
+    "fours": lambda count: -(-count // 4) * 4,
+    "one": lambda count: 64,
+}
+
+
+def attending(self: Any, weights: Any, kv: tuple[Buffer, ...], batch: Any) -> Buffer:
+    """[R, 1]: the sum of a request's keys, which are its tokens, each written to its slot of kv[0] [N * B]."""
+    attention, (keys,) = batch.attention, kv
+    hidden = self.alloc((attention.num_requests, 1), dtypes.float32, "hidden")
+
+    def kernel() -> int:
+        keys.numpy()[attention.slots.numpy()] = batch.token_ids.numpy()
+        blocks = keys.numpy().reshape(-1, BLOCK_SIZE)
+        for row, length in enumerate(attention.device_context_lens.numpy()):
+            table = attention.block_tables.numpy()[row, : -(-length // BLOCK_SIZE)]
+            hidden.numpy()[row] = blocks[table].reshape(-1)[:length].sum()
+        return attention.num_requests
+
+    kernel()
+    self._tape.calls.append(kernel)
+    return hidden
+
+
+def eager(ops: Any, kv: Buffer, requests: Sequence[ScheduledRequest]) -> NDArray[np.float32]:
+    count = len(requests)
+    batch = ScheduledBatch(tuple(requests), (), count, count)
+    inputs, _ = step_inputs(ops, batch, BLOCK_SIZE, np.arange(count, dtype=np.int32))
+    hidden = ops.model_forward(SimpleNamespace(), (kv,), inputs)  # type: ignore[arg-type]
+    logits: NDArray[np.float32] = ops.lm_head(hidden, None).numpy()  # type: ignore[arg-type]
+    ops._tape.calls.clear()  # they hold the step's memory
+    return logits
+
+
+def next_token(owner: Request, table: tuple[int, ...], rng: np.random.Generator) -> ScheduledRequest:
+    """The decode of a request that grows by a token each time, until another has its blocks and writes them anew."""
+    if owner.num_tokens == MAX_NUM_BLOCKS * BLOCK_SIZE or rng.random() < 0.2:
+        owner.output_token_ids.clear()
+    owner.output_token_ids.append(int(rng.integers(1, 1000)))
+    return ScheduledRequest(owner, owner.num_tokens - 1, 1, table)
+
+
+@pytest.mark.parametrize("rounded", ROUNDINGS.values(), ids=ROUNDINGS)
+def test_steps_that_are_filled_up_are_those_op_by_op_and_leave_keys_of_others_alone(
+    rounded: Callable[[int], int], ops: Any
+) -> None:
+    rng, ops._tape.capture_size = np.random.default_rng(10), rounded
+    ops = ops.bound({"model_forward": attending})
+    keys = rng.integers(1, 1000, (FILLER + 1) * BLOCK_SIZE).astype(np.float32)
+    kv, own = ops.upload(keys, "kv"), ops.upload(keys, "kv")
+    with log_of(ops) as log:
+        replay = replay_on(ops, kv=(kv,), filler_block=None if rounded is ROUNDINGS["exact"] else FILLER)
+        ops.copy(kv, own)  # nobody had a block while the first step was recorded
+        tables = rng.permutation(FILLER).reshape(MAX_NUM_SEQS, MAX_NUM_BLOCKS).tolist()
+        owners = [Request(request_id="r", prompt_token_ids=(7,), sampling=SamplingParams(), seed=0) for _ in tables]
+        asked = {1}
+        for _ in range(200):
+            chosen = rng.permutation(MAX_NUM_SEQS)[: rng.integers(1, MAX_NUM_SEQS + 1)]
+            requests = [next_token(owners[i], tuple(tables[i]), rng) for i in chosen]
+            asked.add(len(requests))
+            assert got(replay, requests) == eager(ops, own, requests).tolist()
+            changed = np.flatnonzero(kv.numpy() != own.numpy())
+            assert set(changed.tolist()) <= {FILLER * BLOCK_SIZE}
+        assert log.count("record") == len({min(rounded(count), MAX_NUM_SEQS) for count in asked})
+
+
+def test_a_size_that_is_too_small_is_an_error(ops: Any) -> None:
+    ops._tape.capture_size = lambda count: min(count, 3)
+    with pytest.raises(ContractError, match="a decode step of 4 requests cannot be recorded as one of 3"):
+        replay_on(ops, filler_block=FILLER)
+
+
+def test_steps_are_not_filled_up_where_no_block_is_counted_for_it(ops: Any) -> None:
+    ops._tape.capture_size = lambda count: 64
+    with pytest.raises(ContractError, match="in sizes that no memory was counted for"):
+        replay_on(ops)
+    assert ops.arena.stats().used_bytes == 0
+
+
 # -- memory --------------------------------------------------------------------------------------------------------
 
 
@@ -243,16 +335,12 @@ def test_its_memory_is_private_and_as_much_as_was_said_however_many_sizes_there_
 
 def test_runs_before_the_recorded_one_take_no_more_than_it_does(ops: Any) -> None:
     ops._tape.runs_before = 2
-    nbytes = replay_bytes(2 * 64, **SIZES, alignment=ops.alignment)  # hidden and logits of one request
-    cache = SimpleNamespace(block_size=BLOCK_SIZE, layers=())
-    assert not DecodeReplay(ops, SimpleNamespace(lm_head=None), cache, nbytes=nbytes, **SIZES).problem  # type: ignore[arg-type]
+    assert not replay_on(ops, 2 * 64).problem  # hidden and logits of one request
 
 
 def test_a_step_that_takes_more_than_it_was_given_says_so(ops: Device) -> None:
-    nbytes = replay_bytes(64, **SIZES, alignment=ops.alignment)
-    cache = SimpleNamespace(block_size=BLOCK_SIZE, layers=())
     with pytest.raises(OutOfMemoryError, match="cannot allocate 20 bytes for 'lm_head'"):
-        DecodeReplay(ops, SimpleNamespace(lm_head=None), cache, nbytes=nbytes, **SIZES)  # type: ignore[arg-type]
+        replay_on(ops, 64)
 
 
 # -- steps that cannot be recorded ---------------------------------------------------------------------------------

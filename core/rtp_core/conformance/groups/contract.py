@@ -21,6 +21,7 @@ from rtp_core.device.plan import PHASES
 from rtp_core.memory.qbuffer import SCHEMES
 
 GROUP = "contract"
+MOST_REQUESTS = 1024  # of a decode step
 SIGNATURES = 64  # random ones, of which every predicate is asked about each, twice
 ORDERS = ("KBD", "BKD")
 
@@ -31,6 +32,7 @@ def cases(subject: Subject) -> Iterator[Case]:
     yield Case(GROUP, "its manifest names kinds, dtypes, schemes and layouts that exist", _names_exist)
     for op in PRIMITIVES:
         yield Case(GROUP, f"it has the primitive {op}", partial(_has_primitive, op))
+    yield Case(GROUP, "its recorded decode steps have room for the requests, in a rehearsal, too", _sizes_have_room)
     if subject.plugin is not None:
         yield Case(GROUP, "core is the same after loading it", _loading_leaves_core_alone)
         yield Case(GROUP, "it is found AVAILABLE", _is_available)
@@ -87,6 +89,19 @@ def _has_primitive(op: str, subject: Subject) -> None:
     member = getattr(subject.device, op, None)
     expect(callable(member), f"expected a method {op}, got {member!r}")
     expect(not getattr(member, "__isabstractmethod__", False), f"expected an implementation of {op}, got none")
+
+
+def _sizes_have_room(subject: Subject) -> None:
+    device, twin = subject.device, subject.device.rehearsal()
+    try:
+        for count in range(1, MOST_REQUESTS + 1):
+            size = device.capture_size(count)
+            expect(size >= count, f"expected {count} or more from capture_size({count}), got {size}")
+            told = size if twin is None else twin.capture_size(count)
+            expect(told == size, f"expected capture_size({count}) to be {size} in the rehearsal, got {told}")
+    finally:
+        if twin is not None:
+            twin.close()
 
 
 def _is_available(subject: Subject) -> None:
