@@ -26,7 +26,7 @@ INLINE vf vf_loadn_as(const int dtype, const void *p, int64_t n) {
 INLINE void fetch_row(const int dtype, const cached_rows *rows, int64_t i, int64_t dim) {
     if (!rows->ahead) return;
     const char *row = at(rows->ahead, dtype, i * rows->step);
-    for (int64_t at = 0; at < dim * dtype_bytes(dtype); at += 64) __builtin_prefetch(row + at);
+    for (int64_t byte = 0; byte < dim * dtype_bytes(dtype); byte += 64) __builtin_prefetch(row + byte);
 }
 
 /* Tokens that are scored at a time: with their heads they are VF sums. */

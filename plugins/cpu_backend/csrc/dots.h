@@ -40,10 +40,7 @@ INLINE line16 line_high(const uint8_t *p) {
 }
 INLINE void line_store(uint8_t *p, line16 w) { _mm512_storeu_si512(p, w.codes); }
 
-INLINE dots16 dots_start(const int kind, int32_t start) {
-    (void)kind;
-    return (dots16){_mm512_set1_epi32(start)};
-}
+INLINE dots16 dots_start(int32_t start) { return (dots16){_mm512_set1_epi32(start)}; }
 
 /* Four bytes of activations from memory to all lanes within the instruction: the compiler makes two of it. */
 #if defined(RTP_ISA_EMULATED)
@@ -113,9 +110,9 @@ INLINE void line_store(uint8_t *p, line16 w) {
     for (int h = 0; h < 2; h++) _mm256_storeu_si256((__m256i *)(p + 32 * h), w.codes[h]);
 }
 
-INLINE dots16 dots_start(const int kind, int32_t start) {
+INLINE dots16 dots_start(int32_t start) {
     __m256i zero = _mm256_setzero_si256();
-    (void)kind, (void)start;
+    (void)start;
     return (dots16){{zero, zero}};
 }
 
@@ -181,9 +178,9 @@ INLINE void line_store(uint8_t *p, line16 w) {
     for (int i = 0; i < 4; i++) vst1q_u8(p + 16 * i, w.codes[i]);
 }
 
-INLINE dots16 dots_start(const int kind, int32_t start) {
+INLINE dots16 dots_start(int32_t start) {
     int32x4_t zero = vdupq_n_s32(0);
-    (void)kind, (void)start;
+    (void)start;
     return (dots16){{zero, zero, zero, zero}};
 }
 
@@ -234,8 +231,8 @@ INLINE line16 line_high(const uint8_t *p) {
 }
 INLINE void line_store(uint8_t *p, line16 w) { memcpy(p, w.codes, LINE); }
 
-INLINE dots16 dots_start(const int kind, int32_t start) {
-    (void)kind, (void)start;
+INLINE dots16 dots_start(int32_t start) {
+    (void)start;
     return (dots16){{0}};
 }
 

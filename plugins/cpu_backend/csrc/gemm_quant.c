@@ -132,7 +132,7 @@ INLINE void tile_of(const job *j, const int rows, const int kind, const rows16_s
 #pragma GCC unroll 12
             for (int m = 0; m < rows; m++) {
                 starts[m] = has_start ? a.starts[h * rows + m] : 0;
-                sums[m] = dots_start(kind, starts[m]);
+                sums[m] = dots_start(starts[m]);
             }
 #pragma GCC unroll 8
             for (int q = h * LINES / halves; q < (h + 1) * LINES / halves; q++) {

@@ -27,7 +27,7 @@ INLINE void tile_of(const int rows, const int cols, const packed_group *a, int64
 #pragma GCC unroll 6
         for (int m = 0; m < rows; m++)
 #pragma GCC unroll 2
-            for (int c = 0; c < cols; c++) sums[m][c] = dots_start(BYTES, a->starts[m]);
+            for (int c = 0; c < cols; c++) sums[m][c] = dots_start(a->starts[m]);
 #pragma GCC unroll 8
         for (int q = 0; q < LINES; q++) {
             line16 lines[TILE_N];

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +12,15 @@ import pytest
 from comparison import gpu_entrants, gpu_table
 from comparison.cells import Cell
 from comparison.process import EngineError
-from comparison.random_qwen2 import Shape, Vocabulary, write_folder
+from comparison.random_qwen2 import Vocabulary, write_folder
+from tiny_shape import TINY_QWEN2
 
 from rtp_core.device.loader import Plugin, State
 from rtp_core.device.manifest import DeviceInfo
 
 INFO = DeviceInfo("cuda:0", "Acme H-1 80GB", 80 << 30, 79 << 30)
 ROOF = {"copy-gb-per-s": 2.0, "matmul-tflop-per-s": 0.5}
-SHAPE = Shape(
-    hidden_size=64,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    intermediate_size=96,
-    vocab_size=320,
-    max_position_embeddings=64,
-    tie_word_embeddings=False,
-)
+SHAPE = replace(TINY_QWEN2, max_position_embeddings=64, tie_word_embeddings=False)
 TINY = gpu.Subject("qwen2-0.5b", SHAPE, (Cell("decode-b1", "decode", 1, 4, 5),))
 
 

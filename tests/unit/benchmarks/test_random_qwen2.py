@@ -7,20 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from comparison import models, random_qwen2
-from comparison.random_qwen2 import NORMAL, Shape, Vocabulary, weights, write_folder, write_gguf
+from comparison.random_qwen2 import NORMAL, Vocabulary, weights, write_folder, write_gguf
+from tiny_shape import TINY_QWEN2
 
 from rtp_core import LLM, SamplingParams
 from rtp_core.text.byte_alphabet import BYTE_OF_CHARACTER
 
-TINY = Shape(
-    hidden_size=64,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    intermediate_size=96,
-    vocab_size=320,
-    max_position_embeddings=128,
-)
 BYTES = sorted(BYTE_OF_CHARACTER)
 VOCABULARY = Vocabulary([*BYTES, "ab", "<|end|>"], [NORMAL] * 257 + [3], ["a b"], 257)
 
@@ -35,9 +27,9 @@ def scores(path: Path) -> list[float]:
 
 
 def test_all_formats_are_one_model(tmp_path: Path) -> None:
-    exact = scores(write_folder(tmp_path / "folder", TINY, VOCABULARY))
-    q8_0 = scores(write_gguf(tmp_path / "m.Q8_0.gguf", TINY, VOCABULARY, "Q8_0"))
-    q4_0 = scores(write_gguf(tmp_path / "m.Q4_0.gguf", TINY, VOCABULARY, "Q4_0"))
+    exact = scores(write_folder(tmp_path / "folder", TINY_QWEN2, VOCABULARY))
+    q8_0 = scores(write_gguf(tmp_path / "m.Q8_0.gguf", TINY_QWEN2, VOCABULARY, "Q8_0"))
+    q4_0 = scores(write_gguf(tmp_path / "m.Q4_0.gguf", TINY_QWEN2, VOCABULARY, "Q4_0"))
     assert np.std(exact) > 0.3  # or agreeing would be no news
     assert q8_0 == pytest.approx(exact, abs=0.1)
     assert np.abs(np.subtract(q8_0, exact)).mean() < np.abs(np.subtract(q4_0, exact)).mean() < 0.3
@@ -46,7 +38,7 @@ def test_all_formats_are_one_model(tmp_path: Path) -> None:
 
 def test_a_file_becomes_a_folder_of_the_same_model(tmp_path: Path) -> None:
     """What engines that do not read GGUF run."""
-    file = write_gguf(tmp_path / "m.Q4_0.gguf", TINY, VOCABULARY, "Q4_0")
+    file = write_gguf(tmp_path / "m.Q4_0.gguf", TINY_QWEN2, VOCABULARY, "Q4_0")
     model = models.smollm2(file, tmp_path, None)
     assert model.ggufs == {"Q4_0": file}
     assert model.folder is not None
@@ -54,9 +46,9 @@ def test_a_file_becomes_a_folder_of_the_same_model(tmp_path: Path) -> None:
 
 
 def test_values_do_not_ask_how_many_are_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = list(weights(TINY))
+    whole = list(weights(TINY_QWEN2))
     monkeypatch.setattr(random_qwen2, "DRAWN_AT_ONCE", 1001)
-    for (weight, expected), (_, values) in zip(whole, weights(TINY), strict=True):
+    for (weight, expected), (_, values) in zip(whole, weights(TINY_QWEN2), strict=True):
         assert values.shape == weight.size
         np.testing.assert_array_equal(values, expected)
 
