@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 
@@ -15,6 +16,12 @@ from rtp_core.plugin import Buffer, dtypes
 def main() -> None:
     rank, world_size, rendezvous = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world_size)
+    print(json.dumps(collectives(rank, world_size)))
+    gc.collect()  # the device, which holds the group: gloo's threads must end before the interpreter does
+    dist.destroy_process_group()
+
+
+def collectives(rank: int, world_size: int) -> dict[str, object]:
     device = HostDevice(1 << 20, dist.group.WORLD)
     peers, found = device.communicator, {}
 
@@ -46,8 +53,7 @@ def main() -> None:
             assert taken[0] == taken[1], (name, x, taken)
             del x
     assert device.arena.stats().used_bytes == 0, device.arena.table()
-    print(json.dumps({"rank": peers.rank, "of": peers.world_size, **found}))
-    dist.destroy_process_group()
+    return {"rank": peers.rank, "of": peers.world_size, **found}
 
 
 main()
