@@ -1,4 +1,5 @@
-"""Decode attention of SmolLM2-135M alone: milliseconds a step and GB/s of keys and values, by requests and context.
+"""Attention of SmolLM2-135M alone. Decode: milliseconds a step and GB/s of keys and values, by requests and context.
+Prefill: milliseconds of all layers and billions of products a second, of those that a causal query needs.
 
     python benchmarks/cpu_attention.py [portable|dotprod|avx2|avxvnni|avx512|avx512bf16] [threads] [float16|float32]
 
@@ -22,6 +23,7 @@ from rtp_cpu.native import DTYPES
 
 LAYERS, HEADS, KV_HEADS, DIM, BLOCK = 30, 9, 3, 64, 32
 CASES = ((1, 64), (16, 64), (64, 64), (1, 1024), (1, 4096), (16, 1024))  # requests, tokens of context
+PROMPTS = ((16, 32), (4, 128), (1, 512), (1, 4096))  # requests, tokens of each prompt
 MEMORY = 1 << 30
 SECONDS = 1.0  # of each case
 
@@ -33,26 +35,29 @@ def caches(device: CpuDevice, blocks: int, dtype: Any) -> list[Buffer]:
     return [content[:, layer] for layer in range(LAYERS)]
 
 
-def steps(device: CpuDevice, requests: int, context: int, dtype: Any) -> list[float]:
-    """Seconds of each step of a case."""
+def steps(device: CpuDevice, requests: int, context: int, queries: int, dtype: Any) -> list[float]:
+    """Seconds of each step of a case: attention of the last `queries` tokens of each context, in all layers."""
     blocks = -(-context // BLOCK)
     layers = caches(device, requests * blocks, dtype)
     views = [device._native.kv(kv) for kv in layers]
     table = np.arange(requests * blocks, dtype=np.int32).reshape(requests, blocks)
     lengths = np.full(requests, context, np.int32)
-    q = np.random.default_rng(1).standard_normal((requests, HEADS, DIM)).astype(np.float32)
+    starts = np.arange(requests + 1, dtype=np.int32) * queries
+    q = np.random.default_rng(1).standard_normal((requests * queries, HEADS, DIM)).astype(np.float32)
     out = np.empty_like(q)
     tensors = [ffi.cast("void *", x.ctypes.data) for x in (out, q)]
-    indices = [ffi.cast("int32_t *", x.ctypes.data) for x in (table, lengths)]
+    tables, ends, first = (ffi.cast("int32_t *", x.ctypes.data) for x in (table, lengths, starts))
     strides = (HEADS * DIM, DIM, HEADS * DIM, DIM)
+    is_decode = queries == 1
+    attention = lib.rtp_cpu_decode_attention if is_decode else lib.rtp_cpu_context_attention
+    of_requests = (tables, blocks, ends, requests) if is_decode else (tables, blocks, ends, first, requests)
     times: list[float] = []
     while sum(times) < SECONDS:
         start = time.perf_counter()
         for kv in views:
-            lib.rtp_cpu_decode_attention(
-                device._native.handle, kv, DTYPES[dtypes.float32], *tensors, indices[0], blocks, indices[1], requests,
-                HEADS, *strides, DIM**-0.5,
-            )  # fmt: skip
+            attention(
+                device._native.handle, kv, DTYPES[dtypes.float32], *tensors, *of_requests, HEADS, *strides, DIM**-0.5
+            )
         times.append(time.perf_counter() - start)
     return times
 
@@ -65,9 +70,13 @@ def main() -> None:
     device = CpuDevice(DeviceInfo("cpu:0", isa, MEMORY, MEMORY), config, isa)
     print(f"{isa}, {threads} threads, keys and values of {dtype}")
     for requests, context in CASES:
-        seconds = min(steps(device, requests, context, dtype))
+        seconds = min(steps(device, requests, context, 1, dtype))
         nbytes = LAYERS * 2 * KV_HEADS * DIM * requests * context * dtype.itemsize
         print(f"{requests:4} x {context:4} tokens: {seconds * 1e3:8.2f} ms {nbytes / seconds / 1e9:7.1f} GB/s")
+    for requests, prompt in PROMPTS:
+        seconds = min(steps(device, requests, prompt, prompt, dtype))
+        products = LAYERS * HEADS * requests * prompt * (prompt + 1) / 2 * 2 * DIM
+        print(f"{requests:4} x {prompt:4} prompt: {seconds * 1e3:8.2f} ms {products / seconds / 1e9:7.1f} G/s")
     device.close()
 
 

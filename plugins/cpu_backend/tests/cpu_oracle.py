@@ -58,12 +58,14 @@ def wide(x: Array) -> Array:
     return np.asarray(x).astype(np.float64)
 
 
-def assert_close(got: Buffer, expected: Array, dtype: DType, scale: float = 1.0) -> None:
-    """Within the dtype's tolerance, relative to the element or to `scale`, whichever is larger."""
+def assert_close(
+    got: Buffer, expected: Array, dtype: DType, scale: float = 1.0, *, precision: DType | None = None
+) -> None:
+    """Within the tolerance of `precision`, which is `dtype` or less, relative to the element or `scale` if larger."""
     assert got.dtype is dtype, got
     actual = wide(got.numpy())
     assert actual.shape == expected.shape
-    bound = TOLERANCE[dtype] * np.maximum(np.abs(expected), scale)
+    bound = TOLERANCE[precision or dtype] * np.maximum(np.abs(expected), scale)
     np.testing.assert_array_equal(np.isnan(actual), np.isnan(expected))
     finite = np.isfinite(expected)
     np.testing.assert_array_equal(actual[~finite & ~np.isnan(expected)], expected[~finite & ~np.isnan(expected)])

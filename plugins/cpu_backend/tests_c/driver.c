@@ -98,7 +98,8 @@ void require(int condition, const char *what) {
 }
 void expect(const char *what, const tensor *t, int64_t i, double expected, double scale) {
     double tolerance = t->dtype == RTP_CPU_F32 ? 4e-6 : t->dtype == RTP_CPU_F16 ? 1e-3 : 8e-3, got = t->values[i];
-    if (fabs(got - expected) <= tolerance * (fabs(expected) + scale) || (isnan(got) && isnan(expected))) return;
+    double least = t->dtype == RTP_CPU_F16 ? 0x1p-25 : 0; /* half a step between its smallest numbers */
+    if (fabs(got - expected) <= tolerance * (fabs(expected) + scale) + least || (isnan(got) && isnan(expected))) return;
     fprintf(stderr, "failed: %s, element %ld of dtype %d: expected %.9g, got %.9g\n", what, (long)i, t->dtype, expected,
             got);
     exit(1);
