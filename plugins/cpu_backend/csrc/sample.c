@@ -33,12 +33,19 @@ typedef struct {
     double *cdf; /* [cols] */
 } work;
 
-/* The first largest of a row, by vectors and then its place. NaN: the row has NaN or +inf. */
+/* The first largest of a row, tile by tile, and then its place in one. NaN: the row has NaN or +inf. */
 static float argmax_row(const float *x, int64_t cols, int32_t *index) {
     vf bad = vf_zero(), one = vf_set1(1), infinity = vf_set1(INFINITY);
-    FOR_VECTORS (cols) bad = vf_max(bad, vf_if_less(LOAD(x), infinity, vf_zero(), one));
-    float top = tile_max(x, cols, -INFINITY);
+    float top = -INFINITY;
     int64_t place = 0;
+    for (int64_t i = 0; i < cols; i += TILE) {
+        const float *y = x + i;
+        const int64_t width = min64(TILE, cols - i);
+        FOR_VECTORS (width) bad = vf_max(bad, vf_if_less(LOAD(y), infinity, vf_zero(), one));
+        const float before = top;
+        top = tile_max(y, width, top);
+        if (top > before) place = i;
+    }
     while (place < cols - 1 && x[place] != top) place++;
     *index = (int32_t)place;
     return vf_sum(bad) > 0 ? NAN : top;
