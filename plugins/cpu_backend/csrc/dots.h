@@ -3,9 +3,9 @@
    A line holds 4 neighbours along K of each row: byte 4r + i is the code of row r at k + i. Two kinds of operands:
      NIBBLES  codes of 0 to 15, int8 activations
      BYTES    codes of -128 to 127 stored as unsigned with 128 added, int8 activations
-   `dots_add` adds a line's products with 4 activations; `dots_done` gives the sums with `start` added, as floats, wherever
-   an ISA adds it: in `dots_start` or at the end. Where codes are multiplied as unsigned, `dots_bias` tells what each is too
-   large by: start makes up for it. */
+   `dots_add` adds the products of lines, PANEL_COLUMNS at most, with the same 4 activations; `dots_done` gives the sums
+   with `start` added, as floats, wherever an ISA adds it: in `dots_start` or at the end. Where codes are multiplied as
+   unsigned, `dots_bias` tells what each is too large by: start makes up for it. */
 
 #ifndef RTP_CPU_DOTS_H
 #define RTP_CPU_DOTS_H
@@ -20,8 +20,9 @@ enum { GROUP = 32, ROWS = 16, LINE = 64, LINES = 8 }; /* a group of K; rows side
 
 #if defined(RTP_ISA_AVX512)
 
-/* Rows of activations in one register tile; up to how many weights are multiplied as they lie. */
-enum { TILE_ROWS = 12, DIRECT_ROWS = 24 };
+/* Of weights as they lie: rows of activations in one register tile, and how many rows at most. Of a panel: row groups
+   beside each other. */
+enum { TILE_ROWS = 12, DIRECT_ROWS = 24, PANEL_COLUMNS = 3 };
 typedef struct {
     __m512i codes;
 } line16;
@@ -42,24 +43,37 @@ INLINE void line_store(uint8_t *p, line16 w) { _mm512_storeu_si512(p, w.codes); 
 
 INLINE dots16 dots_start(int32_t start) { return (dots16){_mm512_set1_epi32(start)}; }
 
-/* Four bytes of activations from memory to all lanes within the instruction: the compiler makes two of it. */
+/* Four bytes of activations go to all lanes within the instruction that multiplies one line, where the compiler makes two
+   of it; for several lines once. */
 #if defined(RTP_ISA_EMULATED)
-INLINE __m512i to_lanes(const void *a) {
+INLINE __m512i dot_bytes(__m512i sum, __m512i u, __m512i a) { return _mm512_dpbusd_epi32(sum, u, a); }
+INLINE __m512i dot_bytes_at(__m512i sum, __m512i u, const void *a) {
     int32_t four;
     memcpy(&four, a, 4);
-    return _mm512_set1_epi32(four);
+    return dot_bytes(sum, u, _mm512_set1_epi32(four));
 }
-INLINE __m512i dot_bytes(__m512i sum, __m512i u, const void *a) { return _mm512_dpbusd_epi32(sum, u, to_lanes(a)); }
 #else
-INLINE __m512i dot_bytes(__m512i sum, __m512i u, const void *a) {
+INLINE __m512i dot_bytes(__m512i sum, __m512i u, __m512i a) {
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(u), "v"(a));
+    return sum;
+}
+INLINE __m512i dot_bytes_at(__m512i sum, __m512i u, const void *a) {
     __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(u), "m"(*(const char(*)[4])a));
     return sum;
 }
 #endif
 
-INLINE void dots_add(const int kind, dots16 *d, line16 w, const void *a) {
+INLINE void dots_add(const int kind, dots16 *d, const line16 *w, const int count, const void *a) {
     (void)kind;
-    d->sum = dot_bytes(d->sum, w.codes, a);
+    if (count == 1) {
+        d->sum = dot_bytes_at(d->sum, w->codes, a);
+        return;
+    }
+    int32_t four;
+    memcpy(&four, a, 4);
+    const __m512i x = _mm512_set1_epi32(four);
+#pragma GCC unroll 3
+    for (int c = 0; c < count; c++) d[c].sum = dot_bytes(d[c].sum, w[c].codes, x);
 }
 
 INLINE v16 dots_done(const int kind, dots16 d, int32_t start) {
@@ -69,7 +83,7 @@ INLINE v16 dots_done(const int kind, dots16 d, int32_t start) {
 
 #elif defined(RTP_ISA_AVX2) || defined(RTP_ISA_AVXVNNI)
 
-enum { TILE_ROWS = 4, DIRECT_ROWS = 4 };
+enum { TILE_ROWS = 4, DIRECT_ROWS = 4, PANEL_COLUMNS = 1 };
 typedef struct {
     __m256i codes[2]; /* rows 0 to 7, 8 to 15 */
 } line16;
@@ -116,8 +130,9 @@ INLINE dots16 dots_start(int32_t start) {
     return (dots16){{zero, zero}};
 }
 
-INLINE void dots_add(const int kind, dots16 *d, line16 w, const void *a) {
-    (void)kind;
+INLINE void dots_add(const int kind, dots16 *d, const line16 *lines, const int count, const void *a) {
+    const line16 w = *lines;
+    (void)kind, (void)count;
     int32_t four;
     memcpy(&four, a, 4);
     __m256i x = _mm256_set1_epi32(four);
@@ -151,7 +166,7 @@ INLINE v16 dots_done(const int kind, dots16 d, int32_t start) {
 
 #elif defined(RTP_ISA_DOTPROD)
 
-enum { TILE_ROWS = 4, DIRECT_ROWS = 4 };
+enum { TILE_ROWS = 4, DIRECT_ROWS = 4, PANEL_COLUMNS = 1 };
 typedef struct {
     uint8x16_t codes[4]; /* four rows each */
 } line16;
@@ -184,8 +199,10 @@ INLINE dots16 dots_start(int32_t start) {
     return (dots16){{zero, zero, zero, zero}};
 }
 
-INLINE void dots_add(const int kind, dots16 *d, line16 w, const void *a) {
+INLINE void dots_add(const int kind, dots16 *d, const line16 *lines, const int count, const void *a) {
+    const line16 w = *lines;
     int32_t four;
+    (void)count;
     memcpy(&four, a, 4);
     const int8x16_t x = vreinterpretq_s8_s32(vdupq_n_s32(four));
     for (int i = 0; i < 4; i++) {
@@ -204,7 +221,7 @@ INLINE v16 dots_done(const int kind, dots16 d, int32_t start) {
 
 #else
 
-enum { TILE_ROWS = 4, DIRECT_ROWS = 4 };
+enum { TILE_ROWS = 4, DIRECT_ROWS = 4, PANEL_COLUMNS = 1 };
 typedef struct {
     uint8_t codes[LINE];
 } line16;
@@ -244,9 +261,9 @@ static __attribute__((noinline, unused)) void add_line(dots16 *d, const line16 *
     }
 }
 
-INLINE void dots_add(const int kind, dots16 *d, line16 w, const void *a) {
-    (void)kind;
-    add_line(d, &w, a);
+INLINE void dots_add(const int kind, dots16 *d, const line16 *w, const int count, const void *a) {
+    (void)kind, (void)count;
+    add_line(d, w, a);
 }
 
 INLINE v16 dots_done(const int kind, dots16 d, int32_t start) {

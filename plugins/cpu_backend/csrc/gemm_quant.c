@@ -2,8 +2,8 @@
    integer dot product, then one f32 multiply and add for the scales, and one more for the zero of asymmetric schemes,
    which meets the sum of the dequantized activations.
 
-   Few rows multiply the weights as they lie, at the speed of memory. Many rows share a panel: 16 rows of weights, some of
-   their columns, with a byte a code and f32 scales, which stays in the first cache while the rows pass.
+   Few rows multiply the weights as they lie, at the speed of memory. Many rows share a panel: some row groups of weights,
+   some of their columns, with a byte a code and f32 scales, which stays in the caches while the rows pass.
 
    A gated product has two results for each column of out: gate's are kept until up's are there, and neither is stored. */
 
@@ -12,7 +12,8 @@
 #include "vmath.h"
 
 enum { NO_GATE = -1 };
-enum { AHEAD = 4096 /* bytes of weights to prefetch */, MAX_BLOCK_ROWS = 384, PANEL_GROUPS = 24 };
+enum { AHEAD = 4096 /* bytes of weights to prefetch */, MAX_BLOCK_ROWS = 384 };
+enum { PANEL_ROWS = 4 /* of activations in a register tile */, PANEL_GROUPS = PANEL_COLUMNS == 1 ? 24 : 12 };
 
 typedef struct {
     uint8_t codes[LINES * LINE];
@@ -25,7 +26,8 @@ typedef struct {
     const void *a, *bias;
     const uint8_t *w;
     int64_t m, n, k, groups, out_row, a_row;
-    int8_t *activations; /* tile by tile as tile_rows cuts a block, then by group */
+    int is_direct; /* weights are multiplied as they lie */
+    int8_t *activations; /* tile by tile, then by group; the last tile of a panel may have rows of zeros */
     int64_t row_groups, group_blocks, block_groups, row_blocks, block_rows;
 } job;
 
@@ -39,7 +41,7 @@ typedef struct {
 
 INLINE int kind_of(rows16_scheme s) { return s.is_nibbles ? NIBBLES : BYTES; }
 
-/* Rows of the next tile, of those left in a block: the most there are tiles for, but 16 as twice 8. */
+/* Rows of the next tile of weights as they lie, of those left: the most there are tiles for, but 16 as twice 8. */
 INLINE int tile_rows(int64_t left) {
     if (left >= TILE_ROWS && (TILE_ROWS < 12 || left < 16 || left >= 20)) return TILE_ROWS;
     return left >= 8 ? 8 : left >= 4 ? 4 : (int)left;
@@ -50,11 +52,11 @@ typedef struct {
 } row_tile;
 
 INLINE row_tile tile_with(const job *j, int64_t m) {
-    int64_t block = m - m % j->block_rows, end = min64(j->m, block + j->block_rows);
-    row_tile tile = {block, tile_rows(end - block)};
+    if (!j->is_direct) return (row_tile){m - m % PANEL_ROWS, PANEL_ROWS};
+    row_tile tile = {0, tile_rows(j->m)};
     while (m >= tile.first + tile.rows) {
         tile.first += tile.rows;
-        tile.rows = tile_rows(end - tile.first);
+        tile.rows = tile_rows(j->m - tile.first);
     }
     return tile;
 }
@@ -97,95 +99,124 @@ INLINE void quantize_row(const job *j, int64_t m, int32_t too_large, const int h
     }
 }
 
+/* A row that fills up the last tile. */
+static void no_row(const job *j, int64_t m) {
+    const row_tile tile = tile_with(j, m);
+    const int64_t r = m - tile.first;
+    for (int64_t g = 0; g < j->groups; g++) {
+        const tile_group group = tile_group_at(j, tile.first, tile.rows, g);
+        memset(group.codes + r * GROUP, 0, GROUP);
+        group.scales[r] = group.sums[r] = 0;
+        group.starts[r] = group.starts[tile.rows + r] = 0;
+    }
+}
+
 static void quantize_rows(void *argument, int64_t begin, int64_t end, void *scratch) {
     const job *j = argument;
     (void)scratch;
     const rows16_scheme s = rows16_of(j->scheme);
     const int32_t too_large = dots_bias(kind_of(s)) + (s.is_nibbles ? s.offset : 0);
     for (int64_t m = begin; m < end; m++) {
-        if (rows16_halves(s) == 2) quantize_row(j, m, too_large, 2);
+        if (m >= j->m) no_row(j, m);
+        else if (rows16_halves(s) == 2) quantize_row(j, m, too_large, 2);
         else quantize_row(j, m, too_large, 1);
     }
 }
 
 /* ---- register tiles ---- */
 
-/* values[m, 0..16) = rows m0.. of a with groups [g0, g1) of one row group of w, which begin at `w`: blocks as they lie
-   or, from_panel, a panel. Added to what is there, except by group 0. */
-INLINE void tile_of(const job *j, const int rows, const int kind, const rows16_scheme s, const int from_panel,
-                    int64_t m0, const uint8_t *w, int64_t g0, int64_t g1, float *values) {
+/* `rows` rows m0.. of a times `columns` row groups of weights, groups [g0, g1) of which begin at `w`: one as it lies or,
+   from_panel, those of a panel. values[c, m, 0..16), row groups MAX_BLOCK_ROWS rows apart, are added to what is there,
+   except by group 0. */
+INLINE void tile_of(const job *j, const int rows, const int columns, const int kind, const rows16_scheme s,
+                    const int from_panel, int64_t m0, const void *w, int64_t g0, int64_t g1, float *values) {
     const int halves = rows16_halves(s), has_start = dots_bias(kind) || (s.is_nibbles && s.offset);
-    v16 acc[TILE_ROWS];
+    v16 acc[TILE_ROWS][PANEL_COLUMNS];
 #pragma GCC unroll 12
-    for (int m = 0; m < rows; m++) acc[m] = g0 == 0 ? v16_zero() : v16_load(values + m * ROWS);
+    for (int m = 0; m < rows; m++)
+#pragma GCC unroll 3
+        for (int c = 0; c < columns; c++)
+            acc[m][c] = g0 == 0 ? v16_zero() : v16_load(values + (c * MAX_BLOCK_ROWS + m) * ROWS);
     for (int64_t g = g0; g < g1; g++) {
-        const uint8_t *block = from_panel ? w + (g - g0) * (int64_t)sizeof(panel_group) : w + rows16_block_at(s, g);
-        const panel_group *panel = (const panel_group *)block;
-        const uint8_t *lines = from_panel ? panel->codes : block + rows16_codes_at(s);
+        const panel_group *panel = (const panel_group *)w + (g - g0); /* of column 0 */
+        const uint8_t *block = (const uint8_t *)w + rows16_block_at(s, g);
         if (!from_panel) /* bound by memory: the hardware's own prefetch stops at pages */
             for (int64_t at = 0; at < rows16_block_bytes(s); at += LINE) __builtin_prefetch(block + AHEAD + at);
         const tile_group a = tile_group_at(j, m0, rows, g);
 #pragma GCC unroll 2
         for (int h = 0; h < halves; h++) {
-            dots16 sums[TILE_ROWS];
+            dots16 sums[TILE_ROWS][PANEL_COLUMNS];
             int32_t starts[TILE_ROWS];
 #pragma GCC unroll 12
             for (int m = 0; m < rows; m++) {
                 starts[m] = has_start ? a.starts[h * rows + m] : 0;
-                sums[m] = dots_start(starts[m]);
+#pragma GCC unroll 3
+                for (int c = 0; c < columns; c++) sums[m][c] = dots_start(starts[m]);
             }
 #pragma GCC unroll 8
             for (int q = h * LINES / halves; q < (h + 1) * LINES / halves; q++) {
-                line16 line = from_panel ? line_load(lines + q * LINE) : rows16_line(s, lines, q);
+                line16 lines[PANEL_COLUMNS];
+#pragma GCC unroll 3
+                for (int c = 0; c < columns; c++)
+                    lines[c] = from_panel ? line_load(panel[c * PANEL_GROUPS].codes + q * LINE)
+                                          : rows16_line(s, block + rows16_codes_at(s), q);
 #pragma GCC unroll 12
-                for (int m = 0; m < rows; m++) dots_add(kind, &sums[m], line, a.codes + m * GROUP + 4 * q);
+                for (int m = 0; m < rows; m++) dots_add(kind, sums[m], lines, columns, a.codes + m * GROUP + 4 * q);
             }
-            v16 scale = from_panel ? v16_load(panel->scales[h]) : rows16_scale(s, block, g, h);
+#pragma GCC unroll 3
+            for (int c = 0; c < columns; c++) {
+                v16 scale = from_panel ? v16_load(panel[c * PANEL_GROUPS].scales[h]) : rows16_scale(s, block, g, h);
 #pragma GCC unroll 12
-            for (int m = 0; m < rows; m++)
-                acc[m] = v16_fma(dots_done(kind, sums[m], starts[m]), v16_mul1(scale, a.scales[m]), acc[m]);
+                for (int m = 0; m < rows; m++) {
+                    const v16 by = v16_mul1(scale, a.scales[m]);
+                    acc[m][c] = v16_fma(dots_done(kind, sums[m][c], starts[m]), by, acc[m][c]);
+                }
+            }
         }
         if (s.is_asymmetric) {
-            v16 zero = from_panel ? v16_load(panel->zeros) : rows16_zero(s, block, g);
+#pragma GCC unroll 3
+            for (int c = 0; c < columns; c++) {
+                v16 zero = from_panel ? v16_load(panel[c * PANEL_GROUPS].zeros) : rows16_zero(s, block, g);
 #pragma GCC unroll 12
-            for (int m = 0; m < rows; m++) acc[m] = v16_fma1(zero, a.sums[m], acc[m]);
+                for (int m = 0; m < rows; m++) acc[m][c] = v16_fma1(zero, a.sums[m], acc[m][c]);
+            }
         }
     }
 #pragma GCC unroll 12
-    for (int m = 0; m < rows; m++) v16_store(values + m * ROWS, acc[m]);
+    for (int m = 0; m < rows; m++)
+#pragma GCC unroll 3
+        for (int c = 0; c < columns; c++) v16_store(values + (c * MAX_BLOCK_ROWS + m) * ROWS, acc[m][c]);
 }
 
-typedef void tile_function(const job *j, int rows, int64_t m0, const uint8_t *w, int64_t g0, int64_t g1,
-                           float *values);
+typedef void tile_function(const job *j, int rows, int64_t m0, const uint8_t *w, float *values);
+typedef void panel_function(const job *j, int columns, int64_t m0, const panel_group *panel, int64_t g0, int64_t g1,
+                            float *values);
 
-#define TILE_CASE(rows, kind, scheme, from_panel) \
-    case rows: tile_of(j, (rows) <= TILE_ROWS ? (rows) : 1, kind, scheme, from_panel, m0, w, g0, g1, values); return;
+#define TILE_CASE(rows, kind, scheme) \
+    case rows: tile_of(j, (rows) <= TILE_ROWS ? (rows) : 1, 1, kind, scheme, 0, m0, w, 0, j->groups, values); return;
 
 #define FEW_TILES(name, scheme, kind)                                                                              \
     static __attribute__((noinline)) void few_##name##_##kind(const job *j, int rows, int64_t m0, const uint8_t *w, \
-                                                              int64_t g0, int64_t g1, float *values) {              \
+                                                              float *values) {                                      \
         const rows16_scheme s = rows16_of(scheme);                                                                  \
         switch (rows) {                                                                                             \
-            TILE_CASE(1, kind, s, 0)                                                                                \
-            TILE_CASE(2, kind, s, 0)                                                                                \
-            TILE_CASE(3, kind, s, 0)                                                                                \
-            TILE_CASE(4, kind, s, 0)                                                                                \
-            TILE_CASE(8, kind, s, 0)                                                                                \
-            default: tile_of(j, TILE_ROWS, kind, s, 0, m0, w, g0, g1, values); return;                              \
+            TILE_CASE(1, kind, s)                                                                                   \
+            TILE_CASE(2, kind, s)                                                                                   \
+            TILE_CASE(3, kind, s)                                                                                   \
+            TILE_CASE(4, kind, s)                                                                                   \
+            TILE_CASE(8, kind, s)                                                                                   \
+            default: tile_of(j, TILE_ROWS, 1, kind, s, 0, m0, w, 0, j->groups, values); return;                     \
         }                                                                                                           \
     }
-#define PANEL_TILES(name, scheme, kind)                                                                             \
-    static __attribute__((noinline)) void many_##name##_##kind(const job *j, int rows, int64_t m0, const uint8_t *w, \
-                                                               int64_t g0, int64_t g1, float *values) {              \
+#define PANEL_TILES(name, scheme, kind)                                                                              \
+    static __attribute__((noinline)) void many_##name##_##kind(const job *j, int columns, int64_t m0,                \
+                                                               const panel_group *panel, int64_t g0, int64_t g1,     \
+                                                               float *values) {                                      \
         const rows16_scheme s = rows16_of(scheme);                                                                   \
-        switch (rows) {                                                                                              \
-            TILE_CASE(1, kind, s, 1)                                                                                 \
-            TILE_CASE(2, kind, s, 1)                                                                                 \
-            TILE_CASE(3, kind, s, 1)                                                                                 \
-            TILE_CASE(4, kind, s, 1)                                                                                 \
-            TILE_CASE(8, kind, s, 1)                                                                                 \
-            default: tile_of(j, TILE_ROWS, kind, s, 1, m0, w, g0, g1, values); return;                               \
-        }                                                                                                            \
+        if (PANEL_COLUMNS == 1 || columns == PANEL_COLUMNS)                                                          \
+            tile_of(j, PANEL_ROWS, PANEL_COLUMNS, kind, s, 1, m0, panel, g0, g1, values);                            \
+        else if (columns == 2) tile_of(j, PANEL_ROWS, 2, kind, s, 1, m0, panel, g0, g1, values);                     \
+        else tile_of(j, PANEL_ROWS, 1, kind, s, 1, m0, panel, g0, g1, values);                                       \
     }
 
 /* One function a form of weights: schemes that are stored alike share it, in a panel also where scales differ. */
@@ -214,7 +245,7 @@ static tile_function *few_tiles(int scheme) {
     }
 }
 
-static tile_function *panel_tiles(rows16_scheme s) {
+static panel_function *panel_tiles(rows16_scheme s) {
     if (rows16_halves(s) == 2) return many_halves_BYTES;
     if (s.is_asymmetric) return s.is_nibbles ? many_asymmetric_NIBBLES : many_asymmetric_BYTES;
     return s.is_nibbles ? many_symmetric_NIBBLES : many_symmetric_BYTES;
@@ -273,8 +304,8 @@ static void multiply_few(void *argument, int64_t begin, int64_t end, void *scrat
         load_biases(j, group * ROWS, &added);
         for (int64_t m = 0; m < j->m;) {
             int rows = tile_rows(j->m - m);
-            if (j->gate != NO_GATE) tile(j, rows, m, j->w + group * bytes, 0, j->groups, gates);
-            tile(j, rows, m, up_of(j, j->w, group, bytes), 0, j->groups, values);
+            if (j->gate != NO_GATE) tile(j, rows, m, j->w + group * bytes, gates);
+            tile(j, rows, m, up_of(j, j->w, group, bytes), values);
             store_rows(j, m, rows, group * ROWS, values, gates, &added);
             m += rows;
         }
@@ -308,29 +339,33 @@ static void unpack(int scheme, const uint8_t *w, int64_t g0, int64_t g1, panel_g
 }
 
 typedef struct {
-    panel_group panel[PANEL_GROUPS];
-    float values[MAX_BLOCK_ROWS * ROWS], gates[MAX_BLOCK_ROWS * ROWS];
-    biases added;
+    panel_group panel[PANEL_COLUMNS][PANEL_GROUPS];
+    float values[PANEL_COLUMNS][MAX_BLOCK_ROWS * ROWS], gates[PANEL_COLUMNS][MAX_BLOCK_ROWS * ROWS];
+    biases added[PANEL_COLUMNS];
 } many_scratch;
 
-/* Rows [m0, m0 + rows) times the row group at w, into `values`. `is_last`: store each tile at once, so that the lines of
-   the result come while the next one is multiplied. */
-static void multiply_group(const job *j, const uint8_t *w, int64_t group, int64_t m0, int64_t rows, many_scratch *own,
-                           float *values, int is_last) {
+/* Rows [m0, m0 + rows) times `columns` row groups from w on, into `values`. `is_last`: store each tile at once, so that
+   the lines of the result come while the next one is multiplied. */
+static void multiply_groups(const job *j, const uint8_t *w, int64_t group, int columns, int64_t m0, int64_t rows,
+                            many_scratch *own, float *values, int is_last) {
     const rows16_scheme s = rows16_of(j->scheme);
-    const int64_t pieces = div_up(j->groups, PANEL_GROUPS);
-    tile_function *tile = panel_tiles(s);
+    const int64_t pieces = div_up(j->groups, PANEL_GROUPS), bytes = rows16_group_bytes(s, j->groups);
+    panel_function *tile = panel_tiles(s);
     for (int64_t piece = 0; piece < pieces; piece++) {
         int64_t g = piece * j->groups / pieces, g_end = (piece + 1) * j->groups / pieces;
-        unpack(j->scheme, w, g, g_end, own->panel);
-        for (int64_t m = 0; m < rows;) {
-            int count = tile_rows(rows - m);
-            tile(j, count, m0 + m, own->panel->codes, g, g_end, values + m * ROWS);
-            if (is_last && g_end == j->groups)
-                store_rows(j, m0 + m, count, group * ROWS, values + m * ROWS, own->gates + m * ROWS, &own->added);
-            m += count;
+        for (int c = 0; c < columns; c++) unpack(j->scheme, w + c * bytes, g, g_end, own->panel[c]);
+        for (int64_t m = 0; m < rows; m += PANEL_ROWS) {
+            tile(j, columns, m0 + m, own->panel[0], g, g_end, values + m * ROWS);
+            for (int c = 0; c < columns && is_last && g_end == j->groups; c++)
+                store_rows(j, m0 + m, min64(PANEL_ROWS, rows - m), (group + c) * ROWS, own->values[c] + m * ROWS,
+                           own->gates[c] + m * ROWS, &own->added[c]);
         }
     }
+}
+
+/* Row groups of the next tiles, of those left: four are twice 2. */
+INLINE int tile_columns(int64_t left) {
+    return (int)(left == PANEL_COLUMNS + 1 && PANEL_COLUMNS == 3 ? 2 : min64(left, PANEL_COLUMNS));
 }
 
 static void multiply_many(void *argument, int64_t begin, int64_t end, void *scratch) {
@@ -340,10 +375,13 @@ static void multiply_many(void *argument, int64_t begin, int64_t end, void *scra
     for (int64_t u = begin; u < end; u++) {
         int64_t first = u % j->group_blocks * j->block_groups, last = min64(j->row_groups, first + j->block_groups);
         int64_t m0 = u / j->group_blocks * j->block_rows, rows = min64(j->block_rows, j->m - m0);
-        for (int64_t group = first; group < last; group++) {
-            load_biases(j, group * ROWS, &own->added);
-            if (j->gate != NO_GATE) multiply_group(j, j->w + group * bytes, group, m0, rows, own, own->gates, 0);
-            multiply_group(j, up_of(j, j->w, group, bytes), group, m0, rows, own, own->values, 1);
+        for (int64_t group = first; group < last;) {
+            const int columns = tile_columns(last - group);
+            for (int c = 0; c < columns; c++) load_biases(j, (group + c) * ROWS, &own->added[c]);
+            if (j->gate != NO_GATE)
+                multiply_groups(j, j->w + group * bytes, group, columns, m0, rows, own, own->gates[0], 0);
+            multiply_groups(j, up_of(j, j->w, group, bytes), group, columns, m0, rows, own, own->values[0], 1);
+            group += columns;
         }
     }
 }
@@ -360,24 +398,26 @@ static int multiply(rtp_cpu_device *device, int scheme, int gate, int dtype, voi
     j.out = out, j.a = a, j.bias = bias, j.w = w;
     j.m = m, j.n = n, j.k = k, j.groups = k / GROUP, j.out_row = out_row, j.a_row = a_row;
     j.row_blocks = div_up(m, MAX_BLOCK_ROWS);
-    j.block_rows = div_up(div_up(m, j.row_blocks), TILE_ROWS) * TILE_ROWS;
-    const int is_direct = m <= DIRECT_ROWS || k == 0; /* without columns there is no panel, but the bias */
+    j.block_rows = div_up(div_up(m, j.row_blocks), PANEL_ROWS) * PANEL_ROWS;
+    j.is_direct = m <= DIRECT_ROWS || k == 0; /* without columns there is no panel, but the bias */
+    const int64_t rows = j.is_direct ? m : div_up(m, PANEL_ROWS) * PANEL_ROWS;
     void *shared;
-    int status = rtp_pool_reserve(pool, m * j.groups * PLACE_BYTES, &shared,
-                                  is_direct ? 0 : (int64_t)sizeof(many_scratch));
+    int status = rtp_pool_reserve(pool, rows * j.groups * PLACE_BYTES, &shared,
+                                  j.is_direct ? 0 : (int64_t)sizeof(many_scratch));
     if (status != RTP_CPU_OK) return status;
     j.activations = shared;
-    rtp_pool_run(pool, quantize_rows, &j, m, grain_for(3 * k));
+    rtp_pool_run(pool, quantize_rows, &j, rows, grain_for(3 * k));
 
     j.row_groups = div_up(n, ROWS);
     const int64_t products = gate == NO_GATE ? 1 : 2; /* of a row group of out */
-    if (is_direct) {
+    if (j.is_direct) {
         rtp_pool_run(pool, multiply_few, &j, j.row_groups, grain_for(products * m * ROWS * k / 4));
         return RTP_CPU_OK;
     }
     /* One piece: at most 32 KB of weights, which stay in the second cache; enough pieces for all. */
     j.block_groups = max64(1, 32768 / max64(1, products * rows16_group_bytes(rows16_of(scheme), j.groups)));
     j.block_groups = min64(j.block_groups, div_up(j.row_groups, 4 * (int64_t)rtp_pool_threads(pool)));
+    j.block_groups = div_up(j.block_groups, PANEL_COLUMNS) * PANEL_COLUMNS;
     j.group_blocks = div_up(j.row_groups, j.block_groups);
     int64_t cost = products * j.block_rows * j.block_groups * ROWS * k / 4;
     rtp_pool_run(pool, multiply_many, &j, j.row_blocks * j.group_blocks, grain_for(cost));

@@ -34,9 +34,7 @@ INLINE void tile_of(const int rows, const int cols, const packed_group *a, int64
 #pragma GCC unroll 2
             for (int c = 0; c < cols; c++) lines[c] = line_load(w + c * w_step + rows16_codes_at(Q8) + q * LINE);
 #pragma GCC unroll 6
-            for (int m = 0; m < rows; m++)
-#pragma GCC unroll 2
-                for (int c = 0; c < cols; c++) dots_add(BYTES, &sums[m][c], lines[c], a->codes[q][m]);
+            for (int m = 0; m < rows; m++) dots_add(BYTES, sums[m], lines, cols, a->codes[q][m]);
         }
 #pragma GCC unroll 2
         for (int c = 0; c < cols; c++) {
