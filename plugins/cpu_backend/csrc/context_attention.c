@@ -17,6 +17,9 @@ static int64_t tile_rows(const rtp_cpu_device *device, int64_t rows) {
     return tile;
 }
 
+/* Query tokens of a tile of about so many rows. */
+INLINE int64_t tile_tokens(int64_t rows, int64_t group) { return max64(4, rows / group); }
+
 /* Tiles of every request, last queries first: they see most, and the short ones fill the gaps at the end. */
 static int64_t list_items(const int32_t *query_starts, int64_t requests, int64_t kv_heads, int64_t tile, item *items) {
     int64_t count = 0;
@@ -35,8 +38,9 @@ static int64_t list_items(const int32_t *query_starts, int64_t requests, int64_t
 /* All requests of a job whose operands are set, in one go. */
 static int run(rtp_cpu_device *device, job *j, int64_t requests) {
     int64_t kv_heads = j->kv.heads, tokens = (int64_t)j->query_starts[requests] - j->query_starts[0];
-    int64_t rows = tile_rows(device, tokens * j->group * kv_heads), tile = max64(4, min64(rows, rows / j->group));
-    int64_t most = (tokens / tile + requests) * kv_heads; /* however the tokens are shared out */
+    int64_t tile = tile_tokens(tile_rows(device, tokens * j->group * kv_heads), j->group);
+    /* However the tokens are shared out, in the smallest tiles: a step of fewer tokens has more of them. */
+    int64_t most = (tokens / tile_tokens(LEAST_ROWS, j->group) + requests) * kv_heads;
     j->padded_dim = div_up(j->kv.head_dim, NR) * NR;
     j->max_rows = div_up(tile * j->group, NR) * NR;
     void *items;

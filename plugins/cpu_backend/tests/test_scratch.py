@@ -66,8 +66,9 @@ def test_threads_have_parts_of_their_own() -> None:
     [
         ("_decoder_self_attention", [1] * 16, [[1] * n for n in range(1, 16)]),
         ("_context_attention", [6] * 16, [[81] + [1] * 15, [96]]),
+        ("_context_attention", [384, 384], [[384, 383], [192, 192], [384]]),  # fewer tokens may have more tiles
     ],
-    ids=["decode", "context"],
+    ids=["decode", "context", "large tiles"],
 )
 def test_no_step_takes_more_than_the_one_with_most_tokens_and_requests(
     device: CpuDevice, op: str, most: list[int], fewer: list[list[int]]
