@@ -5,7 +5,7 @@
 #include "decode_tile.h"
 
 enum { SCORES = RUN + VF }; /* of a head: those of a run, and what a tile writes past them */
-enum { MIN_PART = 128 }; /* tokens: less is not worth another task */
+enum { MIN_PART = 64 }; /* tokens: less is not worth another task */
 
 typedef struct {
     rtp_cpu_kv kv;
@@ -189,7 +189,7 @@ int KERNEL(decode_attention)(rtp_cpu_device *device, const rtp_cpu_kv *kv, int d
     if (status != RTP_CPU_OK) return status;
     if (j.parts > 1) j.partial = shared;
     rtp_pool_run(device->pool, decode_tasks, &j, tasks * j.parts,
-                 grain_for(2 * j.group * div_up(longest, j.parts) * kv->head_dim / VF));
+                 grain_for(2 * j.group * div_up(longest, j.parts) * kv->head_dim));
     if (j.parts > 1) rtp_pool_run(device->pool, merge_heads, &j, requests * heads, requests * heads);
     return RTP_CPU_OK;
 }

@@ -128,7 +128,7 @@ int KERNEL(gemm)(rtp_cpu_device *device, int dtype, void *out, const void *a, in
     }
     int64_t panels = batch * j.panels;
     if (few) {
-        rtp_pool_run(pool, dot_panels, &j, panels, grain_for(m * NR * k / VF));
+        rtp_pool_run(pool, dot_panels, &j, panels, grain_for(m * NR * k));
         return RTP_CPU_OK;
     }
     /* Rows are cut only where there are too few panels to keep every thread busy: each cut packs a panel again. */
@@ -137,6 +137,6 @@ int KERNEL(gemm)(rtp_cpu_device *device, int dtype, void *out, const void *a, in
         j.block_rows = div_up(div_up(m, div_up(wanted, panels)), MR) * MR;
         j.row_blocks = div_up(m, j.block_rows);
     }
-    rtp_pool_run(pool, tile_panels, &j, panels * j.row_blocks, grain_for(min64(m, j.block_rows) * NR * k / VF));
+    rtp_pool_run(pool, tile_panels, &j, panels * j.row_blocks, grain_for(min64(m, j.block_rows) * NR * k));
     return RTP_CPU_OK;
 }

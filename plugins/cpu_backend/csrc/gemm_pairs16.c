@@ -116,6 +116,6 @@ int KERNEL(gemm_pairs16)(rtp_cpu_device *device, int dtype, void *out, const voi
     j.packed = shared;
     rtp_pool_run(device->pool, pack_rows, &j, m, grain_for(k));
     rtp_pool_run(device->pool, multiply_panels, &j, div_up(m, j.block_rows) * j.panels,
-                 grain_for(min64(m, j.block_rows) * PANEL * k / VF));
+                 grain_for(min64(m, j.block_rows) * PANEL * k));
     return RTP_CPU_OK;
 }

@@ -411,7 +411,7 @@ static int multiply(rtp_cpu_device *device, int scheme, int gate, int dtype, voi
     j.row_groups = div_up(n, ROWS);
     const int64_t products = gate == NO_GATE ? 1 : 2; /* of a row group of out */
     if (j.is_direct) {
-        rtp_pool_run(pool, multiply_few, &j, j.row_groups, grain_for(products * m * ROWS * k / 4));
+        rtp_pool_run(pool, multiply_few, &j, j.row_groups, grain_for(products * m * ROWS * k));
         return RTP_CPU_OK;
     }
     /* One piece: at most 32 KB of weights, which stay in the second cache; enough pieces for all. */
@@ -419,7 +419,7 @@ static int multiply(rtp_cpu_device *device, int scheme, int gate, int dtype, voi
     j.block_groups = min64(j.block_groups, div_up(j.row_groups, 4 * (int64_t)rtp_pool_threads(pool)));
     j.block_groups = div_up(j.block_groups, PANEL_COLUMNS) * PANEL_COLUMNS;
     j.group_blocks = div_up(j.row_groups, j.block_groups);
-    int64_t cost = products * j.block_rows * j.block_groups * ROWS * k / 4;
+    int64_t cost = products * j.block_rows * j.block_groups * ROWS * k;
     rtp_pool_run(pool, multiply_many, &j, j.row_blocks * j.group_blocks, grain_for(cost));
     return RTP_CPU_OK;
 }

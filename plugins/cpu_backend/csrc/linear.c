@@ -137,5 +137,5 @@ static void multiply_panels(void *argument, int64_t begin, int64_t end, void *sc
 void KERNEL(linear)(rtp_pool *pool, const linear_job *job) {
     linear_job j = *job;
     int64_t items = div_up(j.a->rows, BLOCK_ROWS) * div_up(j.layer->n, PANEL);
-    rtp_pool_run(pool, multiply_panels, &j, items, grain_for(min64(j.a->rows, BLOCK_ROWS) * PANEL * j.layer->k / 4));
+    rtp_pool_run(pool, multiply_panels, &j, items, grain_for(min64(j.a->rows, BLOCK_ROWS) * PANEL * j.layer->k));
 }
