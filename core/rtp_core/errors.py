@@ -22,6 +22,8 @@ RtpError                         what, where, why, and the next command
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class RtpError(Exception):
     """What went wrong, where, why, and one next command.
@@ -86,7 +88,10 @@ class PlanError(RtpError):
 
 
 class OutOfMemoryError(RtpError, MemoryError):
-    """An arena cannot serve an allocation; `table` lists what holds the memory, `arena` is the one that has it."""
+    """An arena cannot serve an allocation; `table` lists what holds the memory, `arena` is the one that has it.
+
+    `beside`: bytes that the device's libraries hold beside it, by what holds them, as far as they were asked.
+    """
 
     def __init__(
         self,
@@ -94,12 +99,14 @@ class OutOfMemoryError(RtpError, MemoryError):
         *,
         table: str = "",
         arena: object = None,
+        beside: Mapping[str, int] | None = None,
         where: str = "",
         why: str = "",
         hint: str = "",
     ) -> None:
         super().__init__(what, where=where, why=why, hint=hint)
         self.table, self.arena = table, arena
+        self.beside: Mapping[str, int] = beside or {}
 
 
 class LibraryMemoryError(OutOfMemoryError):

@@ -294,6 +294,22 @@ class NeverRecovers(Bad):
         return result
 
 
+@found_in("memory")
+class NegativeBeside(Bad):
+    """Takes for its libraries' what is left of another sum."""
+
+    def memory_beside(self) -> dict[str, int]:
+        return {"libbad": 4096 - self.arena.stats().total_bytes}
+
+
+@found_in("memory")
+class NamelessBeside(Bad):
+    """Does not say whose it is."""
+
+    def memory_beside(self) -> dict[str, int]:
+        return {" ": 4096}
+
+
 # -- copies, kv, determinism ---------------------------------------------------------------------------------------
 
 

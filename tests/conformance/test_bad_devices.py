@@ -35,6 +35,8 @@ SHOWS = {
     "Leaker": "bytes in use after cast",
     "OomSwallower": "expected OutOfMemoryError",
     "NeverRecovers": "result 0 of gemm",
+    "NegativeBeside": "expected bytes, 0 or more, that libbad holds",
+    "NamelessBeside": "expected the name of a holder, got ' '",
     "BadCopy": "copied into",
     "EarlyEvent": "a non-blocking copy",
     "KvOffByOne": "BKD",

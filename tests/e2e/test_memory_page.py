@@ -151,6 +151,13 @@ def test_the_header_gives_the_figures_of_now(page: MemoryPage) -> None:
     assert page.text("#title") == "acme:0acme-7b"
 
 
+def test_the_header_says_what_is_held_beside_the_arena_and_by_what(show: Show) -> None:
+    page = show(story().model_copy(update={"beside": {"libacme": 3 << 20, "<b>": 7}}))
+    assert [page.text(f"#stat-beside-{i}") for i in range(2)] == ["3 MiB", "7 B"]
+    assert "libacme, beside it" in page.text("#stats") and "<b>, beside it" in page.text("#stats")
+    assert page.complaints() == []
+
+
 # -- the timeline ----------------------------------------------------------------------------------------------------
 
 

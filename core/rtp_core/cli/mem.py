@@ -16,7 +16,7 @@ from rtp_core.cli.options import Debug, Json, option
 from rtp_core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rtp_core.memory.report.difference import Difference
+    from rtp_core.memory.report.difference import Difference, DifferenceBeside
     from rtp_core.memory.report.memory_map import MemoryMap
     from rtp_core.memory.snapshot import Snapshot
 
@@ -72,13 +72,15 @@ def diff(
     debug: Debug = False,
 ) -> None:
     """What is new, gone, grown or shrunk from one snapshot to another, by tag and stack."""
-    from rtp_core.memory.report.difference import differences
+    from rtp_core.memory.report.difference import differences, differences_beside
 
-    found = differences(_read(before), _read(after), at)
+    snapshots = _read(before), _read(after)
+    found, beside = differences(*snapshots, at), differences_beside(*snapshots)
     if as_json:
-        write_json({"at": at, "differences": [{"change": d.change, **_difference(d)} for d in found]})
+        rows = [{"change": d.change, **_difference(d)} for d in found]
+        write_json({"at": at, "differences": rows, "beside": [asdict(d) for d in beside]})
     else:
-        write("\n".join(_difference_lines(found)) + "\n")
+        write("\n".join(_difference_lines(found) + _beside_lines(beside)) + "\n")
 
 
 @app.command("html")
@@ -135,6 +137,7 @@ def _map_document(found: MemoryMap) -> dict[str, Any]:
         "tags": [{"tag": t.tag, "bytes": t.nbytes, "count": t.count, "largest_bytes": t.largest} for t in found.totals],
         "holes": [{"address": h.address, "bytes": h.nbytes, "before": h.before, "after": h.after} for h in found.holes],
         "table": found.table,
+        "beside": dict(found.beside),
     }
 
 
@@ -196,3 +199,13 @@ def _difference_lines(found: list[Difference]) -> list[str]:
         )
         rows.append([d.change, plain(d.tag), before, after, plain(where)])
     return as_columns(rows).splitlines()
+
+
+def _beside_lines(found: list[DifferenceBeside]) -> list[str]:
+    from rtp_core.memory.budget import format_bytes
+
+    return [
+        f"beside the arena at the end: {plain(d.holder)}, {format_bytes(d.bytes_before)} before and "
+        f"{format_bytes(d.bytes_after)} after"
+        for d in found
+    ]

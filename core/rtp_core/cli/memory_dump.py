@@ -19,7 +19,7 @@ def dump(error: OutOfMemoryError) -> str:
     path = Path(cache_root()) / "memory" / time.strftime("oom-%Y%m%d-%H%M%S.json")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        Snapshot.of(error.arena).save(path)
+        Snapshot.of(error.arena, beside=error.beside).save(path)
     except (CacheError, OSError) as failure:
         return f"no memory snapshot was kept: {failure}"
     did_run_out = not isinstance(error, LibraryMemoryError) and error.arena.moment("oom") is not None

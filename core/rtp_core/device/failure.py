@@ -1,4 +1,4 @@
-"""What an error at run time was: the device's end, its libraries' want of memory, or the fault of an override.
+"""What an error at run time was: the device's end, a want of memory and who has it, or the fault of an override.
 
 Worked out on the failing path only, an override from the traceback.
 """
@@ -12,9 +12,10 @@ from typing import Any
 
 from rtp_core.device.device import Device
 from rtp_core.device.op import Override
-from rtp_core.errors import DeviceError, DeviceFailedError, RtpError
+from rtp_core.errors import DeviceError, DeviceFailedError, OutOfMemoryError, RtpError
 from rtp_core.memory.buffer import Buffer
 from rtp_core.memory.qbuffer import QBuffer
+from rtp_core.memory.table import with_beside
 
 MAX_OPERANDS = 16  # in one message
 MAX_NESTING = 3  # weights are dataclasses of tuples of dataclasses
@@ -43,6 +44,9 @@ class Failures:
         leaving = error if explained is None else explained
         if isinstance(leaving, DeviceFailedError):
             self._lost = leaving.again()
+        elif isinstance(leaving, OutOfMemoryError) and not leaving.beside:
+            leaving.beside = dict(self._device.memory_beside())
+            leaving.table = with_beside(leaving.table, leaving.beside)
         if explained is not None:
             raise explained from error
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,14 @@ class Services:
     def memory_info(self) -> tuple[int, int]:
         """Bytes of this device's memory: (total, free). The default reads the host's."""
         return host_memory_info()
+
+    def memory_beside(self) -> Mapping[str, int]:
+        """Bytes of this device's memory that what lies below it holds beside the arena, by what holds them.
+
+        Reports show them; nothing is planned with them. Asked between steps and once memory has run out. What its
+        libraries do not tell is left out, never estimated: `memory_info` has it. The default knows of nothing.
+        """
+        return {}
 
     def reserve(self, nbytes: int) -> Region:
         """Reserve the region that the arena manages. Raises OutOfMemoryError."""

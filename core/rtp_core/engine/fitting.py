@@ -56,6 +56,7 @@ def failed_warm_up(device: Device, need: MemoryNeed, failure: OutOfMemoryError) 
         hint="raise --memory-budget, or lower --max-num-batched-tokens and --max-num-seqs",
         table=failure.table,
         arena=failure.arena,
+        beside=failure.beside,
     )
 
 

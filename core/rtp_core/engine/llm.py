@@ -64,7 +64,7 @@ class LLM:
             hub.resolve(model, downloading), EngineConfig(**options), progress=loading, info=info, prober=prober
         )
         self._memory = MemoryView(
-            self._loaded.device.arena, self._loaded.need, self._loaded.kv_tokens, self._loaded.checkpoint.path.name
+            self._loaded.device, self._loaded.need, self._loaded.kv_tokens, self._loaded.checkpoint.path.name
         )
         self._ids = count()
         self._inboxes: dict[str, deque[Progress]] = {}

@@ -5,11 +5,13 @@ Reports are imported when one is asked for: a start does not wait for them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from os import PathLike
 from typing import TYPE_CHECKING
 
+from rtp_core.device.device import Device
 from rtp_core.engine.memory_need import MemoryNeed
-from rtp_core.memory.arena import Arena, ArenaStats
+from rtp_core.memory.arena import ArenaStats
 from rtp_core.memory.tracer import When
 
 if TYPE_CHECKING:
@@ -23,14 +25,19 @@ class MemoryView:
     kv_tokens: what the KV cache holds.
     """
 
-    def __init__(self, arena: Arena, need: MemoryNeed, kv_tokens: int, model: str) -> None:
-        self._arena, self._model = arena, model
+    def __init__(self, device: Device, need: MemoryNeed, kv_tokens: int, model: str) -> None:
+        self._device, self._model = device, model
         self.need, self.kv_tokens = need, kv_tokens
 
     @property
     def stats(self) -> ArenaStats:
         """In bytes, now."""
-        return self._arena.stats()
+        return self._device.arena.stats()
+
+    @property
+    def beside(self) -> Mapping[str, int]:
+        """In bytes, now: what the device's libraries hold beside the arena, by what holds it."""
+        return self._device.memory_beside()
 
     def table(self, at: When = "now") -> str:
         """RTP-LLM's table. Raises ConfigError for "oom" where memory never ran out."""
@@ -52,7 +59,7 @@ class MemoryView:
         """All that is known, as a value: for reports, and to be compared or saved."""
         from rtp_core.memory.snapshot import Snapshot
 
-        return Snapshot.of(self._arena, model=self._model)
+        return Snapshot.of(self._device.arena, model=self._model, beside=self.beside)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write what `rtp mem` reads. Raises CacheError where it cannot be written."""

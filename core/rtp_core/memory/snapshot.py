@@ -80,6 +80,7 @@ class Snapshot(BaseModel):
     """Addresses in [start, end); times in nanoseconds since the tracer began, steps numbered from 0.
 
     events: (time, address, bytes, trace), with 0 bytes the return of an allocation; older ones may be gone.
+    beside: bytes that the device's libraries held beside the arena when the snapshot was made, by what held them.
     """
 
     model_config = _STRICT | ConfigDict(populate_by_name=True)
@@ -99,10 +100,11 @@ class Snapshot(BaseModel):
     events: Annotated[tuple[tuple[Count, Count, Count, Count], ...], Field(max_length=_MAX_ROWS)] = ()
     has_dropped: bool = False
     kv: SavedGrid | None = None
+    beside: Annotated[Mapping[Text, Count], Field(max_length=_MAX_ROWS)] = Field(default_factory=dict)
 
     @classmethod
-    def of(cls, arena: Arena, *, model: str | None = None) -> Self:
-        """What an arena's tracer knows now."""
+    def of(cls, arena: Arena, *, model: str | None = None, beside: Mapping[str, int] | None = None) -> Self:
+        """What an arena's tracer knows now, and what is held beside it."""
         tracer = arena.tracer
         found = ((when, arena.moment(when)) for when in get_args(When))
         moments = {when: moment for when, moment in found if moment is not None}
@@ -127,6 +129,7 @@ class Snapshot(BaseModel):
             events=tuple(tracer.events),
             has_dropped=tracer.has_dropped,
             kv=None if grid is None else _saved_grid(grid),
+            beside={_text(holder): nbytes for holder, nbytes in (beside or {}).items()},
         )
 
     def save(self, path: str | PathLike[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from rtp_core.memory.budget import format_bytes
 from rtp_core.memory.tracer import Held, Site
 
 HEADER = "|        ADDR |         size (     hex) | AVAIL| TRACE|              TAG |"
@@ -50,3 +51,13 @@ def ranges(span: tuple[int, int], held: Mapping[int, Held]) -> Iterator[tuple[in
         at = address + held[address].nbytes
     if at < span[1]:
         yield at, span[1] - at, None
+
+
+def held_beside(beside: Mapping[str, int]) -> str:
+    """What a device's libraries hold beside its arena, in one line; empty where they hold nothing that is known."""
+    return ", ".join(f"{holder} {format_bytes(nbytes)}" for holder, nbytes in beside.items())
+
+
+def with_beside(table: str, beside: Mapping[str, int]) -> str:
+    """The table of an arena, and below it what is held beside that."""
+    return f"{table}\nbeside the arena: {held_beside(beside)}" if beside else table

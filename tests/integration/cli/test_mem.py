@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from rtp_core.device.reference import ReferenceDevice
 from rtp_core.errors import LibraryMemoryError
 from rtp_core.memory.arena import Arena
 from rtp_core.memory.table import HEADER
@@ -79,6 +80,20 @@ def test_a_difference_of_two_runs_and_of_a_run_with_itself(
     assert "CHANGE" in rtp("mem", "diff", run, longer).stdout
 
 
+def test_what_is_held_beside_the_arena_is_recorded_and_compared(
+    rtp: RunRtp, generate: RunRtp, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other.json"
+    monkeypatch.setattr(ReferenceDevice, "memory_beside", lambda device: {"libacme": 3 << 20})
+    assert generate("a", "--max-tokens", 4, "--trace-memory", other).exit_code == 0
+    assert document(rtp("mem", "map", run, "--json"))["beside"] == {}
+    found = document(rtp("mem", "diff", run, other, "--json"))["beside"]
+    assert found == [{"holder": "libacme", "bytes_before": 0, "bytes_after": 3 << 20}]
+    said = "beside the arena at the end: libacme, 0 B before and 3.0 MiB after\n"
+    assert rtp("mem", "diff", run, other).stdout.endswith(said)
+    assert "beside" not in rtp("mem", "diff", other, other).stdout
+
+
 def test_pages_and_perfetto_traces_are_written(rtp: RunRtp, run: Path, tmp_path: Path) -> None:
     page, trace = tmp_path / "run.html", tmp_path / "run.perfetto.json"
     assert rtp("mem", "html", run, "-o", page).exit_code == 0
@@ -130,13 +145,17 @@ def test_memory_that_runs_out_leaves_a_snapshot_and_says_where(
         return allocate(arena, nbytes, tag)
 
     monkeypatch.setattr(Arena, "allocate", failing)
-    result = generate("a")
+    monkeypatch.setattr(ReferenceDevice, "memory_beside", lambda device: {"libacme": 3 << 20})
+    result = generate("a", "--debug")
     assert result.exit_code == 5, result.stderr
     assert "out of memory: cannot allocate" in result.stderr
+    assert result.stderr.count("beside the arena: libacme 3.0 MiB") == 1
     command = next(words for words in map(str.split, result.stderr.splitlines()) if words[0] == "see:")[1:]
     assert command[:3] == ["rtp", "mem", "map"]
     shown = rtp(*command[1:])
     assert shown.exit_code == 0 and "bytes of 'step_inputs'" in shown.stdout
+    assert "beside the arena at the end: libacme 3.0 MiB" in shown.stdout
+    assert document(rtp(*command[1:], "--json"))["beside"] == {"libacme": 3 << 20}
 
 
 def test_memory_that_a_library_did_not_get_leaves_a_snapshot_of_that_moment(

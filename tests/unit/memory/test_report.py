@@ -10,7 +10,7 @@ import pytest
 from rtp_core.errors import ConfigError, OutOfMemoryError
 from rtp_core.memory.arena import Arena
 from rtp_core.memory.report.as_text import as_text, layout_bar
-from rtp_core.memory.report.difference import differences
+from rtp_core.memory.report.difference import DifferenceBeside, differences, differences_beside
 from rtp_core.memory.report.memory_map import Hole, MemoryMap, TagTotal
 from rtp_core.memory.report.perfetto import perfetto_trace
 from rtp_core.memory.snapshot import Snapshot
@@ -156,3 +156,23 @@ def test_a_perfetto_trace_has_a_slice_for_every_allocation_and_counters_that_add
     assert {event["name"] for event in events if event["ph"] == "i"} == {"peak", "out of memory"}
     times = [event["ts"] for event in events if event["ph"] in "be"]
     assert times == sorted(times)
+
+
+def test_what_is_held_beside_the_arena_stands_below_its_table_and_in_a_trace() -> None:
+    arena = new_arena()
+    kept = arena.allocate(UNIT, "weights")
+    found = Snapshot.of(arena, beside={"libacme": 3 << 20, "graphs": 0})
+    table = arena.table()
+    assert f"{table}\nbeside the arena at the end: libacme 3.0 MiB, graphs 0 B\n" in as_text(MemoryMap.of(found))
+    assert MemoryMap.of(found).table == table, "which is RTP-LLM's"
+    assert perfetto_trace(found)["otherData"]["beside the arena"] == "libacme 3.0 MiB, graphs 0 B"
+    assert "beside" not in as_text(MemoryMap.of(Snapshot.of(arena))), "nothing is said where nothing is known"
+    del kept
+
+
+def test_a_difference_beside_the_arena_is_told_by_holder() -> None:
+    before, after = (
+        Snapshot.of(new_arena(), beside=beside) for beside in ({"same": 1, "gone": 2}, {"same": 1, "new": 3})
+    )
+    assert differences_beside(before, after) == [DifferenceBeside("gone", 2, 0), DifferenceBeside("new", 0, 3)]
+    assert differences_beside(before, before) == []

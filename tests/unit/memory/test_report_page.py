@@ -87,7 +87,12 @@ HOSTILE = ("</script><img src=x onerror=alert(1)>", "<b>&amp;\u2028\u202e\x00", 
 
 def test_text_of_a_snapshot_never_ends_its_script_and_never_becomes_markup() -> None:
     snapshot = told((1, 0, 1, 0)).model_copy(
-        update={"device": HOSTILE[1], "model": HOSTILE[0], "traces": tuple(SavedSite(tag=tag) for tag in HOSTILE)}
+        update={
+            "device": HOSTILE[1],
+            "model": HOSTILE[0],
+            "traces": tuple(SavedSite(tag=tag) for tag in HOSTILE),
+            "beside": {HOSTILE[0]: 7},
+        }
     )
     page = memory_page(snapshot)
     page.encode("utf-8")
@@ -95,6 +100,7 @@ def test_text_of_a_snapshot_never_ends_its_script_and_never_becomes_markup() -> 
     assert len(found) == 1
     data = json.loads(found[0])
     assert "<" not in found[0] and data["tags"][0] == HOSTILE[0] and data["tags"][3] == HOSTILE[3]
+    assert data["beside"] == [[HOSTILE[0], 7]]
     assert data["tags"][1] == "<b>&amp;\\u2028\\u202e\\x00", "what cannot be printed is written as an escape"
     assert "<img" not in page and "<b>&amp;\u2028" not in page
 

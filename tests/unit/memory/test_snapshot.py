@@ -37,7 +37,7 @@ def saved() -> Snapshot:
         tables["request-0"].append(3 + step)
     with pytest.raises(OutOfMemoryError):
         arena.allocate(2000 * UNIT, "too much")
-    found = Snapshot.of(arena, model="acme-7b")
+    found = Snapshot.of(arena, model="acme-7b", beside={"libacme": 77})
     del weights, cache
     return found
 
@@ -90,6 +90,7 @@ LIES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a trace of an event": (lambda d: d["events"].append([1, d["start"], 64, 77]), "there is no trace 77"),
     "a KV block": (lambda d: d["steps"][-1]["blocks"].update(x=[0, [10]]), "there is no KV block 10"),
     "a blank tag": (lambda d: d["traces"][0].update(tag=""), "traces.0.tag"),
+    "a negative size beside": (lambda d: d["beside"].update(libacme=-1), "beside.libacme"),
     "a huge KV grid": (lambda d: d["kv"].update(num_blocks=1 << 40), "kv.num_blocks"),
 }
 

@@ -34,6 +34,7 @@ def cases(subject: Subject) -> Iterator[Case]:
             )
     yield Case(GROUP, "allocations are aligned and their own", _alignment)
     yield Case(GROUP, "running out raises OutOfMemoryError with the table", _runs_out)
+    yield Case(GROUP, "what is held beside the arena is bytes by name", _beside)
     for op in ("gemm", "rms_norm", "softmax"):
         yield Case(GROUP, f"{op} without room raises OutOfMemoryError and works after it", partial(_survives, op))
 
@@ -95,6 +96,15 @@ def _exhaust(device: Device, held: list[Buffer], size: int) -> OutOfMemoryError:
         except OutOfMemoryError as error:
             return error
     raise CheckFailed(f"expected OutOfMemoryError within a budget of {SMALL} bytes, got {len(held)} x {size} bytes")
+
+
+def _beside(subject: Subject) -> None:
+    for holder, nbytes in subject.device.memory_beside().items():
+        expect(isinstance(holder, str) and bool(holder.strip()), f"expected the name of a holder, got {holder!r}")
+        expect(
+            isinstance(nbytes, int) and not isinstance(nbytes, bool) and nbytes >= 0,
+            f"expected bytes, 0 or more, that {holder} holds beside the arena, got {nbytes!r}",
+        )
 
 
 def _survives(op: str, subject: Subject) -> None:

@@ -6,6 +6,7 @@ from string import ascii_letters
 
 from rtp_core.memory.budget import format_bytes
 from rtp_core.memory.report.memory_map import MemoryMap
+from rtp_core.memory.table import held_beside
 
 _MIN_WIDTH, _MAX_TAGS = 20, 20
 _REST = "*"  # what stands for tags that have no letter
@@ -19,6 +20,7 @@ def as_text(found: MemoryMap, width: int = 100) -> str:
             *_header(found),
             "",
             found.table,
+            *([f"beside the arena at the end: {held_beside(found.beside)}"] if found.beside else []),
             "",
             layout_bar(found, letters, width),
             "",

@@ -33,6 +33,15 @@ class Difference:
         return "grown" if self.bytes_after > self.bytes_before else "shrunk"
 
 
+@dataclass(frozen=True, slots=True)
+class DifferenceBeside:
+    """Of one holder beside the arena: bytes at the end of either snapshot, 0 where it held nothing."""
+
+    holder: str
+    bytes_before: int
+    bytes_after: int
+
+
 _Origin = tuple[str, tuple[Frame, ...]]
 
 
@@ -46,6 +55,15 @@ def differences(before: Snapshot, after: Snapshot, at: When = "peak") -> list[Di
         if (old_bytes[origin], old_counts[origin]) != (new_bytes[origin], new_counts[origin])
     ]
     return sorted(found, key=lambda d: (-abs(d.bytes_after - d.bytes_before), d.tag))
+
+
+def differences_beside(before: Snapshot, after: Snapshot) -> list[DifferenceBeside]:
+    """In the holders' order; one that holds as much as before is left out."""
+    found = (
+        DifferenceBeside(holder, before.beside.get(holder, 0), after.beside.get(holder, 0))
+        for holder in {**before.beside, **after.beside}
+    )
+    return [d for d in found if d.bytes_before != d.bytes_after]
 
 
 def _by_origin(snapshot: Snapshot, at: When) -> tuple[Counter[_Origin], Counter[_Origin]]:

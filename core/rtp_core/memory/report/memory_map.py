@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -47,7 +48,10 @@ class Hole:
 
 @dataclass(frozen=True, slots=True)
 class MemoryMap:
-    """`ranges` tile [start, end). `step` is the one it was taken in, None where the snapshot no longer has it."""
+    """`ranges` tile [start, end). `step` is the one it was taken in, None where the snapshot no longer has it.
+
+    `beside` is of the end, whatever the moment: nobody asks for it in between.
+    """
 
     device: str
     model: str | None
@@ -59,6 +63,7 @@ class MemoryMap:
     asked: tuple[int, str] | None
     ranges: tuple[Range, ...]
     table: str
+    beside: Mapping[str, int]
 
     @classmethod
     def of(cls, snapshot: Snapshot, at: When = "peak") -> Self:
@@ -83,6 +88,7 @@ class MemoryMap:
             asked=moment.asked,
             ranges=found,
             table=memory_table(snapshot.device, span, held, [Site(tag) for tag in tags]),
+            beside=snapshot.beside,
         )
 
     @property

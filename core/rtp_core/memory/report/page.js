@@ -351,6 +351,7 @@ function writeHeader() {
     ["largest", "largest hole", size(now?.largest), ""],
     ["fragmented", "fragmented", size(now?.fragmented), ""],
     ["allocations", "allocations", now ? exact(now.count) : "–", ""],
+    ...data.beside.map(([holder, bytes], i) => [`beside-${i}`, `${holder}, beside it`, size(bytes), ""]),
   ]) {
     const figure = element("dd", { id: `stat-${id}` }, value, element("small", {}, more));
     $("stats").append(element("div", {}, element("dt", {}, name), figure));

@@ -166,6 +166,7 @@ def _data(snapshot: Snapshot) -> dict[str, Any]:
             "bytes": snapshot.kv.block_nbytes,
             "tokens": snapshot.kv.block_size,
         },
+        "beside": [(_printable(holder), nbytes) for holder, nbytes in snapshot.beside.items()],
     }
 
 

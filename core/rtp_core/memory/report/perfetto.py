@@ -9,6 +9,7 @@ from collections import Counter
 from typing import Any
 
 from rtp_core.memory.snapshot import Snapshot
+from rtp_core.memory.table import held_beside
 
 _PROCESS, _STEPS, _MOMENTS = 1, 1, 2
 
@@ -17,7 +18,11 @@ def perfetto_trace(snapshot: Snapshot) -> dict[str, Any]:
     """Steps as slices, allocations as async slices with their stacks, bytes per tag as counters. Times in us."""
     return {
         "displayTimeUnit": "ms",
-        "otherData": {"device": snapshot.device, "model": snapshot.model or ""},
+        "otherData": {
+            "device": snapshot.device,
+            "model": snapshot.model or "",
+            "beside the arena": held_beside(snapshot.beside),
+        },
         "traceEvents": [
             _named("process_name", f"memory of {snapshot.device}"),
             _named("thread_name", "steps", _STEPS),
