@@ -87,6 +87,7 @@ rtp_cpu_tape *rtp_cpu_recorded(rtp_cpu_device *device);
    is made, and the name of its kernel. */
 int rtp_cpu_replay(rtp_cpu_device *device, rtp_cpu_tape *tape);
 const char *rtp_cpu_tape_failed(const rtp_cpu_tape *tape);
+int64_t rtp_cpu_tape_bytes(const rtp_cpu_tape *tape); /* that it takes from the heap */
 void rtp_cpu_tape_destroy(rtp_cpu_tape *tape);
 
 /* ---- element-wise; rows are computed in f32 and stored as `dtype` ---- */

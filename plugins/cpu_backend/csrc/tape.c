@@ -66,4 +66,6 @@ int rtp_tape_run(rtp_cpu_tape *tape, rtp_cpu_device *device) {
     return RTP_CPU_OK;
 }
 
+int64_t rtp_cpu_tape_bytes(const rtp_cpu_tape *tape) { return (int64_t)sizeof *tape + tape->size; }
+
 const char *rtp_cpu_tape_failed(const rtp_cpu_tape *tape) { return tape->failed; }

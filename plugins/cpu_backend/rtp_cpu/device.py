@@ -6,7 +6,7 @@ other strides by a copy, mixed dtypes by computing in float32, which is exact fo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import prod
 from typing import Any, ClassVar
 
@@ -82,6 +82,10 @@ class CpuDevice(Device):
         super().__init__(info, config)
         self._native = Native(self, isa, usable_threads() if config.threads is None else config.threads)
         self._handle = self._native.handle
+
+    def memory_beside(self) -> Mapping[str, int]:
+        tapes = self._native.tape_bytes
+        return {"tapes of recorded steps": tapes} if tapes else {}
 
     def rehearsal(self) -> Device:
         twin = self.over(_addresses(REHEARSAL_ROOM * self.memory_info()[0]))

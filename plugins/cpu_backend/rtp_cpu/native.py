@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import accumulate
 from typing import Any, NoReturn
+from weakref import WeakSet
 
 from rtp_core.plugin import (
     ACTIVATIONS,
@@ -53,6 +54,7 @@ class Native:
         if handle == NULL:
             raise DeviceError(f"cannot start {threads} threads with {isa} kernels", hint="ask for fewer with --threads")
         self.handle: Any = ffi.gc(handle, lib.rtp_cpu_device_destroy)
+        self._tapes: WeakSet[Any] = WeakSet()
         self._kv: dict[Any, Any] = {}
         self._spans: tuple[tuple[int, ...], Any, Any] = (), NULL, NULL
 
@@ -71,6 +73,7 @@ class Native:
             tape = ffi.gc(lib.rtp_cpu_recorded(self.handle), lib.rtp_cpu_tape_destroy)
         if tape == NULL:
             return None
+        self._tapes.add(tape)
         views = tuple(self._kv.values())  # which its calls point to
         handle, run = self.handle, lib.rtp_cpu_replay
 
@@ -79,6 +82,11 @@ class Native:
                 self.fail(status, ffi.string(lib.rtp_cpu_tape_failed(tape)).decode())
 
         return replay
+
+    @property
+    def tape_bytes(self) -> int:
+        """Of the heap, for all recorded steps that can still be replayed."""
+        return sum(map(lib.rtp_cpu_tape_bytes, self._tapes))
 
     def spoil_recording(self) -> None:
         """Something happens that no kernel does: a step that is being recorded cannot be replayed."""

@@ -83,3 +83,19 @@ def test_kernels_may_have_moved_their_own_memory_between_replays(device: CpuDevi
     x.numpy()[...] = rng.standard_normal((2, 64))
     replay()
     np.testing.assert_array_equal(results[0].numpy(), -np.sort(-x.numpy())[:, :3])
+
+
+def test_the_memory_of_recorded_steps_is_told_for_as_long_as_they_can_be_replayed(device: CpuDevice) -> None:
+    x = device.upload(np.ones((3, 4), np.float32), "x")
+    assert device.memory_beside() == {}
+
+    def recorded(calls: int) -> Callable[[], None] | None:
+        return device.capture(lambda: [device.add(x, x, out=x) for _ in range(calls)] and None)
+
+    few, many = recorded(1), recorded(1000)
+    both = device.memory_beside()["tapes of recorded steps"]
+    del few
+    one = device.memory_beside()["tapes of recorded steps"]
+    assert both > one > 1000 * 64, "a call takes a line of memory or more"
+    del many
+    assert device.memory_beside() == {}

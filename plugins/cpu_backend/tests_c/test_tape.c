@@ -79,6 +79,7 @@ static void long_tape(rtp_cpu_device *device) {
     memset(tops, 0, CALLS * sizeof *tops);
     require(tape && !rtp_cpu_replay(device, tape), "replay");
     require(!memcmp(tops, x.data, CALLS * sizeof *tops), "every call of a long tape");
+    require(rtp_cpu_tape_bytes(tape) > CALLS * 64, "the bytes of a long tape");
     rtp_cpu_tape_destroy(tape);
     tensor_free(&x), free(tops), free(places);
 }
