@@ -48,7 +48,13 @@ class Accelerator(Protocol):
         """Bytes: (total, free)."""
 
     def reserve(self, nbytes: int) -> Tensor:
-        """uint8 [nbytes] on the device. Raises OutOfMemoryError."""
+        """uint8 [nbytes] on the device, for the arena: once. Raises OutOfMemoryError."""
+
+    def memory_beside(self) -> Mapping[str, int]:
+        """Bytes of the device's memory that torch has for itself beside what it has reserved, by what they are for."""
+
+    def peak_beside(self) -> int:
+        """The most that these were together since then."""
 
     def pinned(self, nbytes: int) -> Tensor:
         """uint8 [nbytes] of host memory that copies of the device reach by themselves."""

@@ -5,7 +5,7 @@ A vendor derives from it with a manifest and an `Accelerator`, and overrides the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Self
 
 import torch
@@ -72,6 +72,9 @@ class TorchDevice(Device):
     def memory_info(self) -> tuple[int, int]:
         return self._accelerator.memory_info()
 
+    def memory_beside(self) -> Mapping[str, int]:
+        return self._accelerator.memory_beside()
+
     def reserve(self, nbytes: int) -> Region:
         content = self._accelerator.reserve(-(-nbytes // self.alignment) * self.alignment)
         self._memory = DeviceMemory(content, content.data_ptr())
@@ -97,7 +100,7 @@ class TorchDevice(Device):
     def failure(self, error: Exception) -> RtpError | None:
         end = failures.lost(error, self)
         if end is None:
-            return failures.no_memory(error, self)
+            return failures.no_memory(error, self, self._accelerator)
         self._memory.lose(end)
         self._in_flight.clear()  # nobody can ask any more whether they have passed
         return end

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import torch
 
 from rtp_core.plugin import Device, DeviceFailedError, LibraryMemoryError
+from rtp_torch.accelerator import Accelerator
 
 _NO_MEMORY = re.compile(r"out of memory|_ALLOC_FAILED")  # torch's, the driver's, and those of cuBLAS and hipBLAS
 # After these every call fails with the same: "the process must be terminated and relaunched" (CUDA's runtime API).
@@ -34,16 +35,17 @@ def lost(error: Exception, device: Device) -> DeviceFailedError | None:
     )
 
 
-def no_memory(error: Exception, device: Device) -> LibraryMemoryError | None:
+def no_memory(error: Exception, device: Device, accelerator: Accelerator) -> LibraryMemoryError | None:
     """Memory that a library did not get, if that is what the error means, and who has it."""
     said = _first(_NO_MEMORY, error)
     if said is None:
         return None
-    stats, (total, free) = device.arena.stats(), device.memory_info()
-    beside = max(0, total - free - stats.total_bytes)
+    stats, (total, free), beside = device.arena.stats(), device.memory_info(), device.memory_beside()
+    known = ", ".join(f"{holder} has {_mib(nbytes)}" for holder, nbytes in beside.items())
     held = (
         f"of {_mib(total)} MiB the arena has {_mib(stats.total_bytes)}, {_mib(stats.used_bytes)} of them in use; "
-        f"{_mib(beside)} are taken beside it, {_mib(free)} are free"
+        f"{_mib(max(0, total - free - stats.total_bytes))} are taken beside it: {known}, together at most "
+        f"{_mib(accelerator.peak_beside())} so far, the rest is the driver's and of others; {_mib(free)} are free"
     )
     return LibraryMemoryError(
         "out of memory beside the arena",
@@ -52,6 +54,7 @@ def no_memory(error: Exception, device: Device) -> LibraryMemoryError | None:
         hint=f"give --memory-budget less than {_mib(stats.total_bytes)}MiB: what it leaves is for libraries",
         table=f"{device.arena.table()}\n{held}",
         arena=device.arena,
+        beside=beside,
     )
 
 

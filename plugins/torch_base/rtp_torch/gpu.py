@@ -39,6 +39,7 @@ class Gpu:
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
         self._properties = torch.cuda.get_device_properties(self._device)
         self._graph_pool: Any = None
+        self._arena_bytes = 0
         self._recording_stream = self.new_stream()
 
     @property
@@ -59,13 +60,31 @@ class Gpu:
 
     def reserve(self, nbytes: int) -> Tensor:
         try:
-            return torch.empty(nbytes, dtype=torch.uint8, device=self._device)
+            content = torch.empty(nbytes, dtype=torch.uint8, device=self._device)
         except torch.OutOfMemoryError as error:
             raise OutOfMemoryError(
                 f"cannot reserve {nbytes} bytes on {self._device}",
                 why=str(error),
                 hint="ask for less with --memory-budget",
             ) from error
+        self._arena_bytes = nbytes
+        torch.cuda.reset_peak_memory_stats(self._device)  # it may remember an arena that was larger
+        return content
+
+    def memory_beside(self) -> Mapping[str, int]:
+        """In this process, with what other devices have on the same GPU. Of what libraries and graphs take from the
+        driver without asking torch, only `memory_info` knows."""
+        beside, graphs = torch.cuda.memory_reserved(self._device) - self._arena_bytes, self._graph_bytes()
+        return {"torch": beside - graphs, "torch's pool for recorded steps": graphs}
+
+    def peak_beside(self) -> int:
+        return torch.cuda.max_memory_reserved(self._device) - self._arena_bytes  # type: ignore[no-any-return]
+
+    def _graph_bytes(self) -> int:
+        if self._graph_pool is None or torch.cuda.get_allocator_backend() != "native":  # no other one has segments
+            return 0
+        segments = torch.cuda.memory_snapshot()
+        return sum(segment["total_size"] for segment in segments if segment["segment_pool_id"] == self._graph_pool)
 
     def pinned(self, nbytes: int) -> Tensor:
         return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)

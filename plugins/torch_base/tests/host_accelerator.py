@@ -32,13 +32,24 @@ class HostAccelerator:
     default_dtype = "float32"
     processors, is_narrow = 4, False
 
+    def __init__(self) -> None:
+        self._pinned_bytes = 0
+
     def memory_info(self) -> tuple[int, int]:
         return host_memory_info()
 
     def reserve(self, nbytes: int) -> Tensor:
         return torch.empty(nbytes, dtype=torch.uint8)
 
-    pinned = reserve
+    def pinned(self, nbytes: int) -> Tensor:
+        self._pinned_bytes += nbytes
+        return self.reserve(nbytes)
+
+    def memory_beside(self) -> dict[str, int]:
+        return {"pinned": self._pinned_bytes}
+
+    def peak_beside(self) -> int:
+        return self._pinned_bytes
 
     def new_event(self) -> Passed:
         return Passed()

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
+from weakref import WeakSet, finalize
 
 import numpy as np
 import torch
@@ -115,15 +116,44 @@ class LazyEvent:
             self._accelerator.host_knows(self.after)
 
 
+class Cache:
+    """What ops have made beside the arena, as torch counts it: what nobody holds any more it keeps for later."""
+
+    def __init__(self) -> None:
+        self.held = self.reserved = self.peak = 0
+
+    def count(self, x: Tensor) -> None:
+        self._hold(x.nbytes)
+        finalize(x, self._hold, -x.nbytes)
+
+    def release(self) -> None:
+        self.reserved = self.held
+
+    def _hold(self, nbytes: int) -> None:
+        self.held += nbytes
+        self.reserved = max(self.reserved, self.held)
+        self.peak = max(self.peak, self.reserved)
+
+
+@dataclass(slots=True, eq=False, weakref_slot=True)
+class Graph:
+    """A recorded step: what it does, and the tensors that it has made for itself."""
+
+    acts: list[tuple[Work, Sequence[tuple[Tensor, bool]], str]] = field(default_factory=list)
+    made: list[Tensor] = field(default_factory=list)
+
+
 class LazyAccelerator:
     default_dtype = "float32"
     processors, is_narrow = 4, False
 
     def __init__(self) -> None:
+        self.cache = Cache()
+        self.graphs: WeakSet[Graph] = WeakSet()
         self.streams: list[LazyStream] = []
         self.current = self.new_stream()
         self.known: Clock = {}  # what the host has waited for
-        self.recorded: list[tuple[Work, list[tuple[Tensor, bool]], str]] | None = None
+        self.recorded: Graph | None = None
         self.fault = Fault()
 
     # -- the protocol --------------------------------------------------------------------------------------------
@@ -133,6 +163,13 @@ class LazyAccelerator:
 
     def reserve(self, nbytes: int) -> Tensor:
         return LazyTensor(torch.full((nbytes,), 0xFF, dtype=torch.uint8), self)
+
+    def memory_beside(self) -> dict[str, int]:
+        graphs = sum(x.nbytes for graph in self.graphs for x in graph.made)
+        return {"results": self.cache.reserved - graphs, "graphs": graphs}
+
+    def peak_beside(self) -> int:
+        return self.cache.peak
 
     def pinned(self, nbytes: int) -> Tensor:
         return torch.full((nbytes,), 0xFF, dtype=torch.uint8)
@@ -177,20 +214,28 @@ class LazyAccelerator:
         self.issue(work, touched, kernel.__name__)
 
     def record(self, step: Callable[[], None]) -> Callable[[], None]:
-        self.recorded = graph = []
+        self.recorded = graph = Graph()
+        self.graphs.add(graph)
         try:
             step()
         finally:
             self.recorded = None
 
         def replay() -> None:
-            for work, accesses, op in graph:
+            for work, accesses, op in graph.acts:
                 self.issue(work, accesses, op)
 
         return replay
 
     def release(self) -> None:
-        """It keeps nothing."""
+        self.cache.release()
+
+    def keep(self, made: Sequence[Tensor]) -> None:
+        """Count what an op has made; what it has made for a graph lives as long as that."""
+        for x in made:
+            self.cache.count(x)
+        if self.recorded is not None:
+            self.recorded.made += made
 
     # -- what it checks ------------------------------------------------------------------------------------------
 
@@ -204,7 +249,7 @@ class LazyAccelerator:
         """Queue an op that touches these tensors (written: True) on the current stream."""
         self.fault.at_op()
         if self.recorded is not None:
-            self.recorded.append((work, list(touched), op))
+            self.recorded.acts.append((work, touched, op))
             return
         stream = self.current
         merge(stream.before, self.known)
@@ -273,6 +318,7 @@ class LazyTensor(torch.Tensor):
             accelerator.issue(lambda: func(*inner_args, **inner_kwargs), touched, str(func))
         else:
             made = _outlined(func, inner_args, inner_kwargs)
+            accelerator.keep(made)
             touched += [(x, True) for x in made]
             accelerator.issue(lambda: _fill(made, func(*inner_args, **inner_kwargs)), touched, str(func))
             results = tuple(cls(x, accelerator) for x in made)
