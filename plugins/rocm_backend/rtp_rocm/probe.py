@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from rtp_core.plugin import DeviceInfo, No
+from rtp_rocm.kfd import VersionOf, kfd_version, refusal, version_problem, version_text
 from rtp_rocm.topology import driver_version, gpu_nodes, visible
 from rtp_torch.build import installed_torch
 from rtp_torch.probing import build_problem, environment, memory_problem, told
@@ -14,12 +15,16 @@ _INSTALL = "pip install --force-reinstall torch --index-url https://download.pyt
 _VARIABLES = ("ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES", "HSA_OVERRIDE_GFX_VERSION")
 
 
-def probe(root: Path = Path("/")) -> list[DeviceInfo] | No:
+def probe(root: Path = Path("/"), version_of: VersionOf = kfd_version) -> list[DeviceInfo] | No:
     node = root / "dev/kfd"
     if not node.exists():
         return No("no AMD GPU with a compute driver: there is no /dev/kfd")
-    if not os.access(node, os.R_OK | os.W_OK):
-        return No("/dev/kfd is not open to this user; sudo usermod -aG render,video $USER, and log in again")
+    try:
+        version = version_of(node)
+    except OSError as error:
+        return No(refusal(error))
+    if problem := version_problem(version, _INSTALL):
+        return No(problem)
     nodes = gpu_nodes(root)
     if not nodes:
         return No("AMD's compute driver sees no GPU; rocminfo")
@@ -37,12 +42,20 @@ def probe(root: Path = Path("/")) -> list[DeviceInfo] | No:
     return No(problem) if problem else infos
 
 
-def report(root: Path = Path("/")) -> dict[str, str]:
+def report(root: Path = Path("/"), version_of: VersionOf = kfd_version) -> dict[str, str]:
     """For `rtp env`."""
     nodes = ", ".join(f"{node.name} ({node.target})" for node in gpu_nodes(root))
     return {
         "GPUs": nodes or "none",
         "driver": driver_version(root),
+        "kfd": _version(root / "dev/kfd", version_of),
         "torch": told(installed_torch()),
         **environment(_VARIABLES),
     }
+
+
+def _version(node: Path, version_of: VersionOf) -> str:
+    try:
+        return version_text(version_of(node))
+    except OSError as error:
+        return f"none ({error.strerror or error})"

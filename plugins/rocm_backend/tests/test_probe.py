@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +18,7 @@ import rtp_rocm.probe
 from rtp_core.device.loader import State, load_plugins
 from rtp_core.plugin import DeviceConfig, DeviceError, DeviceInfo, No
 from rtp_rocm.device import RocmDevice
+from rtp_rocm.kfd import Version, kfd_version
 from rtp_rocm.probe import probe, report
 from rtp_torch.build import TorchBuild
 
@@ -41,6 +46,10 @@ def add_gpu(root: Path, number: int, target: int, free: int, name: str = "") -> 
         write(card / "product_name", name)
 
 
+def kfd_1_17(node: Path) -> Version:
+    return 1, 17
+
+
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A processor, two GPUs and a torch for them."""
@@ -59,7 +68,7 @@ SECOND = "AMD gfx942, gfx942"
 
 
 def test_devices_have_name_target_and_memory(root: Path) -> None:
-    assert probe(root) == [
+    assert probe(root, kfd_1_17) == [
         DeviceInfo("rocm:0", FIRST, 64 * GIB, 63 * GIB),
         DeviceInfo("rocm:1", SECOND, 64 * GIB, 60 * GIB),
     ]
@@ -81,13 +90,13 @@ def test_the_environment_chooses_as_rocm_reads_it(
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    found = probe(root)
+    found = probe(root, kfd_1_17)
     assert isinstance(found, list)
     assert [(device.id, device.name) for device in found] == [(f"rocm:{i}", name) for i, name in enumerate(names)]
 
 
-def refused(root: Path, reason: str) -> None:
-    found = probe(root)
+def refused(root: Path, reason: str, version_of: Callable[[Path], Version] = kfd_1_17) -> None:
+    found = probe(root, version_of)
     assert isinstance(found, No)
     assert re.search(reason, found.reason), found.reason
 
@@ -103,9 +112,74 @@ def test_hidden_hardware(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refused(root, r"all 2 GPUs are hidden; echo \$ROCR_VISIBLE_DEVICES \$HIP_VISIBLE_DEVICES")
 
 
-def test_hardware_that_this_user_may_not_open(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != root / "dev/kfd")
-    refused(root, r"/dev/kfd is not open to this user; sudo usermod -aG render,video \$USER")
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (errno.EACCES, r"/dev/kfd is not open to this user; sudo usermod -aG render,video \$USER"),
+        (errno.EPERM, "/dev/kfd is closed to this process; give its container --device /dev/kfd"),
+        (errno.ENODEV, r"/dev/kfd does not answer: No such device; sudo dmesg \| grep kfd"),
+    ],
+)
+def test_a_driver_that_does_not_answer(number: int, reason: str, root: Path) -> None:
+    def failing(node: Path) -> Version:
+        assert node == root / "dev/kfd"
+        raise OSError(number, os.strerror(number))
+
+    refused(root, reason, failing)
+    assert report(root, failing)["kfd"] == f"none ({os.strerror(number)})"
+
+
+def make_file(node: Path) -> None:
+    node.write_bytes(b"\1\0\0\0\21\0\0\0")
+
+
+def make_null(node: Path) -> None:
+    node.symlink_to("/dev/null")
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (make_file, "/dev/kfd is not AMD's compute driver; ls -l /dev/kfd"),
+        (make_null, "/dev/kfd is not AMD's compute driver; ls -l /dev/kfd"),
+        (os.mkfifo, "/dev/kfd is not AMD's compute driver; ls -l /dev/kfd"),
+        (Path.mkdir, "/dev/kfd does not answer: Is a directory; sudo dmesg"),
+    ],
+)
+def test_a_node_that_is_something_else(make: Callable[[Path], None], reason: str, root: Path) -> None:
+    node = root / "dev/kfd"
+    node.unlink()
+    make(node)
+    refused(root, reason, kfd_version)
+    assert report(root)["kfd"].startswith("none (I")
+
+
+@pytest.mark.parametrize(
+    ("version", "reason"),
+    [
+        (
+            (0, 99),
+            "driver is too old: its interface is 0.99, ROCm's 1; update the kernel, or AMD's driver: sudo amdgpu",
+        ),
+        ((2, 0), "driver is too new: its interface is 2.0, ROCm's 1; pip install --force-reinstall torch .*rocm"),
+    ],
+)
+def test_a_driver_of_another_version(version: Version, reason: str, root: Path) -> None:
+    refused(root, f"^AMD's compute {reason}", lambda node: version)
+    assert report(root, lambda node: version)["kfd"] == f"{version[0]}.{version[1]}"
+
+
+def test_the_version_is_asked_as_linux_defines_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ioctl(opened: int, request: int, argument: bytes) -> bytes:
+        assert os.path.samestat(os.fstat(opened), (root / "dev/kfd").stat())
+        asked.append((request >> 30, request >> 16 & 0x3FFF, chr(request >> 8 & 0xFF), request & 0xFF))
+        assert len(argument) == 8
+        return struct.pack("=II", 1, 17)
+
+    asked: list[tuple[int, int, str, int]] = []
+    monkeypatch.setattr("fcntl.ioctl", ioctl)
+    assert kfd_version(root / "dev/kfd") == (1, 17)
+    assert asked == [(2, 8, "K", 1)], "read, two uint32, of kfd, its first"
 
 
 @pytest.mark.parametrize(
@@ -126,12 +200,17 @@ def test_a_torch_that_does_not_fit(
 
 def test_no_free_memory(root: Path) -> None:
     add_gpu(root, 1, 90010, 5 << 20)
-    assert isinstance(probe(root), list), "the other one has room"
+    assert isinstance(probe(root, kfd_1_17), list), "the other one has room"
     add_gpu(root, 2, 90402, 6 << 20)
     refused(root, "no memory is free: rocm:0 has 5 of 65536 MiB, rocm:1 has 6 of 65536 MiB; rocm-smi --show")
 
 
-def test_without_the_hardware_it_takes_milliseconds_and_imports_no_torch_and_no_arithmetic(tmp_path: Path) -> None:
+@pytest.mark.parametrize("has_node", [False, True])
+def test_without_the_hardware_it_takes_milliseconds_and_imports_no_torch_and_no_arithmetic(
+    has_node: bool, tmp_path: Path
+) -> None:
+    if has_node:
+        write(tmp_path / "dev/kfd", "")
     code = (
         "import sys, time; from pathlib import Path; from rtp_rocm.probe import probe; start = time.perf_counter();"
         f"found = probe(Path({str(tmp_path)!r})); took = time.perf_counter() - start;"
