@@ -96,18 +96,22 @@ def test_errors_have_it(llm: LLM) -> None:
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
-    """One whose torch has reserved 100 MiB, 64 of them for the arena and 6 for graphs, and 120 at its peak."""
+    """One whose torch has reserved 100 MiB, 64 for the arena and 6 for graphs, and 120 at the peak since then."""
+    peaks = [900 * MIB]  # with an arena that was before
     segments = [(94, (0, 0)), (4, (0, 7)), (2, (0, 7))]
     told: dict[str, Any] = {
         "memory_reserved": lambda device: 100 * MIB,
-        "max_memory_reserved": lambda device: 120 * MIB,
+        "max_memory_reserved": lambda device: peaks[-1],
+        "reset_peak_memory_stats": lambda device: peaks.append(120 * MIB),
         "get_allocator_backend": lambda: "native",
         "memory_snapshot": lambda: [{"total_size": size * MIB, "segment_pool_id": pool} for size, pool in segments],
     }
     for name, function in told.items():
         monkeypatch.setattr(torch.cuda, name, function)
+    monkeypatch.setattr(torch, "empty", lambda nbytes, dtype, device: np.empty(nbytes, np.uint8))
     gpu = object.__new__(Gpu)
-    gpu._device, gpu._arena_bytes, gpu._graph_pool = torch.device("cuda", 0), 64 * MIB, (0, 7)
+    gpu._device, gpu._graph_pool = torch.device("cuda", 0), (0, 7)
+    gpu.reserve(64 * MIB)
     return gpu
 
 

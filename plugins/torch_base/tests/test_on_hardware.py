@@ -50,6 +50,17 @@ def test_a_replayed_decode_step_meets_the_host_as_often_as_it_must(kind: str, tm
         assert per_step(llm, waits_in_torch) == (1.0,), "more than the copy of the token ids"
 
 
+def test_what_torch_has_beside_the_arena_is_told_whole(kind: str, tmp_path: Path) -> None:
+    save(make_model("llama_tied"), tmp_path)
+    with LLM(str(tmp_path), device=kind, dtype="float32") as llm:
+        arena = llm.device._memory._typed[torch.uint8]
+        assert sum(llm.memory.beside.values()) == torch.cuda.memory_reserved(arena.device) - arena.nbytes
+        pool = llm.device._accelerator._graph_pool
+        graphs = (s["total_size"] for s in torch.cuda.memory_snapshot() if s["segment_pool_id"] == pool)
+        assert llm.memory.beside["torch's pool for recorded steps"] == sum(graphs)
+        assert llm.device._accelerator.peak_beside() >= sum(llm.memory.beside.values())
+
+
 def waits_in_torch(llm: LLM, num_tokens: int) -> tuple[int]:
     """How often an op of torch made the host wait, which no count of the device's own would show."""
     torch.cuda.set_sync_debug_mode("warn")
