@@ -35,12 +35,13 @@ def _make(name: str, scalar: Any, is_floating: bool) -> DType:
 float32 = _make("float32", np.float32, True)
 float16 = _make("float16", np.float16, True)
 bfloat16 = _make("bfloat16", ml_dtypes.bfloat16, True)
+float8_e4m3fn = _make("float8_e4m3fn", ml_dtypes.float8_e4m3fn, True)  # codes of weights: no op computes in it
 int64 = _make("int64", np.int64, False)
 int32 = _make("int32", np.int32, False)
 int8 = _make("int8", np.int8, False)
 uint8 = _make("uint8", np.uint8, False)
 
-ALL: dict[str, DType] = {d.name: d for d in (float32, float16, bfloat16, int64, int32, int8, uint8)}
+ALL: dict[str, DType] = {d.name: d for d in (float32, float16, bfloat16, float8_e4m3fn, int64, int32, int8, uint8)}
 _BY_NUMPY: dict[np.dtype[Any], DType] = {d.numpy: d for d in ALL.values()}
 
 

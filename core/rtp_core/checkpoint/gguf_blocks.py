@@ -75,10 +75,13 @@ def stored_buffer(kind: TensorType, shape: Shape, raw: Bytes) -> Buffer:
     storage, blocks, block_bytes = _borrowed(raw), columns // scheme.group, kind.block_bytes
     head = block_bytes // 2
     numbers = [Buffer(storage, dtypes.float16, (rows, blocks), (blocks * head, head), offset) for offset in (0, 2)]
-    codes = dtypes.int8 if scheme.bits == 8 else dtypes.uint8
     payload_at = block_bytes - scheme.payload_bytes
     payload = Buffer(
-        storage, codes, (rows, blocks, scheme.payload_bytes), (blocks * block_bytes, block_bytes, 1), payload_at
+        storage,
+        scheme.code_dtype,
+        (rows, blocks, scheme.payload_bytes),
+        (blocks * block_bytes, block_bytes, 1),
+        payload_at,
     )
     return QBuffer(scheme, (rows, columns), payload, numbers[0], None if scheme.symmetric else numbers[1])
 

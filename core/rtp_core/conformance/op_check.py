@@ -81,8 +81,9 @@ class Setting:
     def limit(self) -> Tolerance:
         if self.op == "quantize":
             return ONE_CODE
-        is_fast = self.scheme != "none" and self.op not in EXACT_OF_QUANTIZED
-        return tolerance(self.dtype, is_composite=not OPS[self.op].is_primitive, is_quantized=is_fast)
+        is_exact = self.scheme == "none" or self.op in EXACT_OF_QUANTIZED
+        activation = None if is_exact else SCHEMES[self.scheme].activation
+        return tolerance(self.dtype, is_composite=not OPS[self.op].is_primitive, activation=activation)
 
 
 def check(setting: Setting, subject: Subject, ops: Device, *, beside: Device | None = None) -> None:

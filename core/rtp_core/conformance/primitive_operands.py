@@ -13,6 +13,7 @@ from rtp_core.memory.buffer import Buffer
 from rtp_core.memory.qbuffer import SCHEMES
 
 POSITIONS = 20
+MATRIX_UNIT = 64
 EPS = 1e-5
 FLOATS = ("float32", "bfloat16", "float16")
 
@@ -36,6 +37,14 @@ def _some_ids(b: Bench) -> Buffer:
 def transposed_weight(b: Bench) -> Call:
     x, weight = b.normal(b.rows, b.dims.hidden_size), b.matrix(b.dims.intermediate_size, b.dims.hidden_size)
     return call(x, weight, bias=b.vector_or_none("bias", b.dims.intermediate_size), trans_b=True)
+
+
+@operands("gemm", features={"bias"}, weights="quantized", min_rows=5)
+def whole_tiles(b: Bench) -> Call:
+    """Sizes that matrix instructions take as they are, where a scheme leaves them open."""
+    columns = max(MATRIX_UNIT, SCHEMES[b.scheme].unit)
+    x, weight = b.normal(MATRIX_UNIT + b.rows, columns), b.matrix(2 * MATRIX_UNIT, columns)
+    return call(x, weight, bias=b.vector_or_none("bias", 2 * MATRIX_UNIT), trans_b=True)
 
 
 @operands("gemm", features={"bias"})
@@ -189,8 +198,8 @@ casts = for_each("cast", FLOATS, _cast)
 @operands("quantize", weights="quantized")
 def groups(b: Bench) -> Call:
     scheme = SCHEMES[b.scheme]
-    numbers = b.rng.standard_normal((b.rows, 2 * scheme.unit))
-    numbers[:1, : scheme.group] = 0  # a group without a scale
+    numbers = b.rng.standard_normal((b.rows, 2 * scheme.unit if scheme.group else b.dims.hidden_size))
+    numbers[:1, : scheme.group or None] = 0  # a group without a scale
     numbers[1:2, : scheme.unit] = 0
     return call(b.place(numbers), scheme)
 

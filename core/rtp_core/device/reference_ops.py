@@ -107,7 +107,7 @@ def quantize(x: Array, scheme: QuantScheme) -> tuple[Array, ...]:
     Source: quantize_row_q4_0_ref, _q4_1_ref and _q8_0_ref of llama.cpp give these scales: symmetric codes with an
     offset map the value of largest magnitude to code 0, asymmetric ones the range to all codes.
     """
-    groups = f32(x).reshape(x.shape[0], x.shape[1] // scheme.group, scheme.group)
+    groups = f32(x).reshape(scheme.grouped(x.shape[0], x.shape[1]))
     low: Floats = groups.min(axis=-1) if groups.size else np.zeros(groups.shape[:2], np.float32)
     high: Floats = groups.max(axis=-1) if groups.size else np.zeros(groups.shape[:2], np.float32)
     base: Floats = np.zeros_like(low)
@@ -118,8 +118,8 @@ def quantize(x: Array, scheme: QuantScheme) -> tuple[Array, ...]:
     elif scheme.offset:
         step = f32(np.where(-low >= high, low, high) / np.float32(-scheme.offset))
     else:
-        step = f32(np.maximum(-low, high) / np.float32(2 ** (scheme.bits - 1) - 1))
-    numbers: tuple[Array, ...] = step.astype(np.float16), base.astype(np.float16)
+        step = f32(np.maximum(-low, high) / np.float32(scheme.largest_code))
+    numbers: tuple[Array, ...] = tuple(y.astype(scheme.scale_dtype.numpy) for y in (step, base))
     if scheme.super_group:
         per_factor = scheme.super_group // scheme.group
         scales, scale_factors, step = _whole(step, per_factor, *((-128, 127) if scheme.symmetric else (63, 0)))
@@ -127,9 +127,10 @@ def quantize(x: Array, scheme: QuantScheme) -> tuple[Array, ...]:
         numbers = (scales, scale_factors) if scheme.symmetric else (scales, zeros, scale_factors, zero_factors)
     elif scheme.symmetric:
         numbers = numbers[:1]
-    codes = np.rint(_quotient(groups - base[..., None], step[..., None])) + scheme.offset
+    exact = _quotient(groups - base[..., None], step[..., None])
+    codes: Array = (exact if scheme.code_dtype.is_floating else np.rint(exact)) + scheme.offset
     if scheme.bits == 8:
-        return codes.clip(-127, 127).astype(np.int8), *numbers
+        return codes.clip(-scheme.largest_code, scheme.largest_code).astype(scheme.code_dtype.numpy), *numbers
     codes = codes.clip(0, 2**scheme.bits - 1).astype(np.uint8)
     half = scheme.group // 2
     return codes[..., :half] | (codes[..., half:] << 4) if scheme.packing == "halves" else codes, *numbers
@@ -167,12 +168,12 @@ def dequantize(parts: Sequence[Array], scheme: QuantScheme) -> Floats:
         low, high = payload.view(np.uint8) & 15, payload.view(np.uint8) >> 4
         codes = np.concatenate([low, high], axis=-1).astype(np.float32)
     else:
-        codes = payload.view(np.int8).astype(np.float32)
-    per_factor = scheme.unit // scheme.group
+        codes = payload.view(scheme.code_dtype.numpy).astype(np.float32)
     if scheme.super_group:
+        per_factor = scheme.super_group // scheme.group
         scales = f32(part["scale_factors"]).repeat(per_factor, axis=1) * scales
         zeros = None if zeros is None else f32(part["zero_factors"]).repeat(per_factor, axis=1) * f32(zeros)
     y = scales[..., None] * (codes - np.float32(scheme.offset))
     if zeros is not None:
         y = y + f32(zeros)[..., None]
-    return y.reshape(payload.shape[0], payload.shape[1] * scheme.group)
+    return y.reshape(y.shape[0], y.shape[1] * y.shape[2])

@@ -100,6 +100,7 @@ def _smaller(device: Device, setting: Setting) -> Iterator[tuple[str, Setting]]:
         option = f"--max-num-batched-tokens {tokens} --max-num-seqs {requests} --max-model-len {length}"
         yield option, Setting.of(setting.checkpoint, device, smaller)
     if config.dtype == "auto" and config.quantization is None:
-        for scheme in sorted(set(SCHEMES) & set(device.manifest.schemes), reverse=True):
-            smaller = replace(config, quantization=scheme)
-            yield f"--quantization {scheme}", Setting.of(setting.checkpoint, device, smaller)
+        listed = [SCHEMES[name] for name in device.manifest.schemes if name in SCHEMES]
+        for scheme in sorted(listed, key=lambda s: (s.bits, s.name), reverse=True):
+            smaller = replace(config, quantization=scheme.name)
+            yield f"--quantization {scheme.name}", Setting.of(setting.checkpoint, device, smaller)

@@ -12,6 +12,7 @@ from rtp_core.errors import ConfigError
 from rtp_core.memory.buffer import Buffer, Shape
 
 Packing = Literal["whole", "halves"]
+_LARGEST_E4M3 = 448
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,9 @@ class QuantScheme:
     `zero` is the group's own minimum where the scheme is asymmetric, else absent. `offset` is the
     code of 0 in symmetric schemes with unsigned codes. Scales and zeros are float16.
 
+    `group` 0: the whole row shares one scale, which is float32: hardware can multiply all of its codes first. `codes`:
+    whole numbers, or floats of 8 bits.
+
     `super_group`: where it is not 0, scales and zeros are whole numbers, and each `super_group` neighbours share
     a float16 factor of either; in float32, from left to right:
 
@@ -32,8 +36,8 @@ class QuantScheme:
     minima have in common.
 
     `packing`: "whole", a code a byte, signed where there are 8 bits; "halves" (4 bits), byte i of a group of G
-    holds code i in its low and code i + G/2 in its high nibble. `activation` names how a device's fast path may
-    quantize the other operand ("int8": symmetric, per group of the same size); None means it stays in floats.
+    holds code i in its low and code i + G/2 in its high nibble. `activation` names the codes to which a device's fast
+    path may quantize the other operand (symmetric, in groups of the same size); None means it stays in floats.
     """
 
     name: str
@@ -42,18 +46,39 @@ class QuantScheme:
     symmetric: bool
     packing: Packing = "whole"
     offset: int = 0
-    activation: Literal["int8"] | None = None
+    activation: Literal["int8", "float8_e4m3fn"] | None = None
     super_group: int = 0
+    codes: Literal["int", "float8_e4m3fn"] = "int"
 
     @property
     def payload_bytes(self) -> int:
-        """Bytes of one group's codes."""
+        """Bytes of one group's codes; 0 where the row is the group."""
         return self.group // 2 if self.packing == "halves" else self.group
 
     @property
     def unit(self) -> int:
         """Columns come in multiples of this."""
-        return self.super_group or self.group
+        return self.super_group or self.group or 1
+
+    @property
+    def code_dtype(self) -> DType:
+        if self.codes == "float8_e4m3fn":
+            return dtypes.float8_e4m3fn
+        return dtypes.int8 if self.bits == 8 else dtypes.uint8
+
+    @property
+    def largest_code(self) -> int:
+        """Of signed codes: what the largest magnitude of a group becomes."""
+        return _LARGEST_E4M3 if self.codes == "float8_e4m3fn" else 2 ** (self.bits - 1) - 1
+
+    @property
+    def scale_dtype(self) -> DType:
+        """Of scales and zeros, or of their factors where there are such."""
+        return dtypes.float16 if self.group else dtypes.float32
+
+    def grouped(self, rows: int, columns: int) -> tuple[int, int, int]:
+        """The shape of a matrix [rows, columns] in groups: [rows, groups, columns of a group]."""
+        return (rows, columns // self.group, self.group) if self.group else (rows, 1, columns)
 
     @property
     def part_names(self) -> tuple[str, ...]:
@@ -64,16 +89,17 @@ class QuantScheme:
 
     def parts(self, rows: int, columns: int) -> Mapping[str, tuple[Shape, DType]]:
         """Shape and dtype of each part of a plain matrix [rows, columns]. Columns: a multiple of `unit`."""
-        groups = (rows, columns // self.group)
-        codes = dtypes.int8 if self.bits == 8 else dtypes.uint8
-        forms: dict[str, tuple[Shape, DType]] = {"payload": ((*groups, self.payload_bytes), codes)}
+        grouped = self.grouped(rows, columns)
+        groups, size = grouped[:2], grouped[2]
+        payload = (*groups, size // 2 if self.packing == "halves" else size)
+        forms: dict[str, tuple[Shape, DType]] = {"payload": (payload, self.code_dtype)}
         if not self.super_group:
-            return forms | {name: (groups, dtypes.float16) for name in self.part_names[1:]}
+            return forms | {name: (groups, self.scale_dtype) for name in self.part_names[1:]}
         factors = (rows, columns // self.super_group)
         forms["scales"] = (groups, dtypes.int8 if self.symmetric else dtypes.uint8)
         if not self.symmetric:
             forms["zeros"] = (groups, dtypes.uint8)
-        return forms | {name: (factors, dtypes.float16) for name in self.part_names[len(forms) :]}
+        return forms | {name: (factors, self.scale_dtype) for name in self.part_names[len(forms) :]}
 
 
 # Source: the blocks of llama.cpp's ggml-common.h, from which checkpoint.gguf_blocks takes the parts.
@@ -86,7 +112,13 @@ Q4_K = QuantScheme("q4_k", 4, 32, symmetric=False, packing="halves", activation=
 Q5_K = QuantScheme("q5_k", 5, 32, symmetric=False, activation="int8", super_group=256)
 Q6_K = QuantScheme("q6_k", 6, 16, symmetric=True, offset=32, activation="int8", super_group=256)
 
-SCHEMES: Mapping[str, QuantScheme] = {s.name: s for s in (Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0)}
+# Source: compressed-tensors, num_bits 8, strategy "channel", with activations quantized token by token.
+INT8_CHANNEL = QuantScheme("int8_channel", 8, 0, symmetric=True, activation="int8")
+FP8_CHANNEL = QuantScheme("fp8_channel", 8, 0, symmetric=True, activation="float8_e4m3fn", codes="float8_e4m3fn")
+
+SCHEMES: Mapping[str, QuantScheme] = {
+    s.name: s for s in (Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0, INT8_CHANNEL, FP8_CHANNEL)
+}
 
 
 _PARTS = ("payload", "scales", "zeros", "scale_factors", "zero_factors")
@@ -95,9 +127,10 @@ _PARTS = ("payload", "scales", "zeros", "scale_factors", "zero_factors")
 class QBuffer(Buffer):
     """A quantized matrix [N, K]: payload [N, K/group, payload_bytes], scales and zeros [N, K/group].
 
-    Schemes with super-groups also have scale_factors and, with zeros, zero_factors [N, K/super_group]. `shape` is
-    the logical one. `layout` is "plain" (as above), or a name of the device's own after its `prepare_weight`, in
-    which only that device reads the parts. Slicing rows keeps all parts.
+    Where the row is the group that is [N, 1, K] and [N, 1]. Schemes with super-groups also have scale_factors and,
+    with zeros, zero_factors [N, K/super_group]. `shape` is the logical one. `layout` is "plain" (as above), or a name
+    of the device's own after its `prepare_weight`, in which only that device reads the parts. Slicing rows keeps all
+    parts.
     """
 
     __slots__ = ("layout", "payload", "scale_factors", "scales", "scheme", "zero_factors", "zeros")

@@ -169,7 +169,7 @@ class HandleDevice(Device):
         return self._store(out, self._see(x), dtype, "cast")
 
     def quantize(self, x: Buffer, scheme: QuantScheme) -> QBuffer:
-        groups = self._doubles(x).reshape(x.shape[0], x.shape[1] // scheme.group, scheme.group)
+        groups = self._doubles(x).reshape(scheme.grouped(x.shape[0], x.shape[1]))
         low, high = groups.min(-1, initial=np.inf), groups.max(-1, initial=-np.inf)
         low = np.minimum(low, 0) if scheme.super_group and not scheme.symmetric else low
         zeros = None if scheme.symmetric else low
@@ -178,7 +178,7 @@ class HandleDevice(Device):
         elif scheme.offset:
             steps = np.where(high > -low, high, low) / -scheme.offset
         else:
-            steps = np.maximum(high, -low) / (2 ** (scheme.bits - 1) - 1)
+            steps = np.maximum(high, -low) / scheme.largest_code
         stored = [steps] if zeros is None else [steps, zeros]
         if scheme.super_group:
             limits = (-128, 127) if zeros is None else (0, 63)
@@ -186,8 +186,9 @@ class HandleDevice(Device):
             stored = [part for parts in zip(*(parts for _, *parts in whole), strict=True) for part in parts]
             steps, zeros = whole[0][0], None if zeros is None else whole[1][0]
         centred = groups - (0 if zeros is None else zeros[..., None])
-        codes = np.floor(centred / np.where(steps == 0, np.inf, steps)[..., None] + 0.5).astype(np.int64)
-        codes = codes + scheme.offset
+        codes = centred / np.where(steps == 0, np.inf, steps)[..., None]
+        if scheme.codes == "int":
+            codes = np.floor(codes + 0.5).astype(np.int64) + scheme.offset
         if scheme.bits < 8:
             codes = np.clip(codes, 0, 2**scheme.bits - 1)
         if scheme.packing == "halves":
@@ -228,11 +229,13 @@ class HandleDevice(Device):
         """What a buffer stands for, in the dtype it is stored in, or in float32 where it is quantized."""
         if not isinstance(x, QBuffer) or x.layout == UNPACKED:
             return self._see(x.payload if isinstance(x, QBuffer) else x)
-        codes = self._see(x.payload).view(np.uint8).astype(np.int16)  # [N, groups, bytes]
+        codes = self._see(x.payload)  # [N, groups, bytes]
         if x.scheme.packing == "halves":
-            codes = np.concatenate([codes % 16, codes // 16], axis=-1)
-        else:
-            codes = (codes + 128) % 256 - 128
+            whole = codes.view(np.uint8)
+            codes = np.concatenate([whole % 16, whole // 16], axis=-1)
+        elif x.scheme.codes == "int":
+            codes = codes.view(np.int8)
+        codes = codes.astype(np.float32)
         y = (codes - x.scheme.offset) * self._scaled(x.scales, x.scale_factors)
         if x.zeros is not None:
             y += self._scaled(x.zeros, x.zero_factors)

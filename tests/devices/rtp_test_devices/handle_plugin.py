@@ -18,7 +18,7 @@ MANIFEST = Manifest(
     device_class="reference",
     dtypes=("float32", "bfloat16", "float16"),
     overrides=(DeclaredOverride("gated_activation", "handle.gated_activation", is_conditional=True),),
-    schemes=("q4_0", "q4_1", "q4_k", "q5_0", "q5_1", "q5_k", "q6_k", "q8_0"),
+    schemes=("fp8_channel", "int8_channel", "q4_0", "q4_1", "q4_k", "q5_0", "q5_1", "q5_k", "q6_k", "q8_0"),
     features=("bias", "layer_norm", "moe", "qk_norm"),
 )
 

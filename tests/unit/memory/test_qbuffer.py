@@ -1,4 +1,4 @@
-"""Quantized buffers against the `gguf` package, and the proof that a new kind of buffer needs no new op."""
+"""Quantized buffers against the `gguf` package and NumPy, and the proof that a new kind of buffer needs no new op."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import gguf
+import ml_dtypes
 import numpy as np
 import pytest
 from gguf.constants import GGMLQuantizationType
@@ -18,7 +19,21 @@ from rtp_core.device.reference import ReferenceDevice
 from rtp_core.errors import ConfigError
 from rtp_core.memory.buffer import Buffer
 from rtp_core.memory.outline import outline
-from rtp_core.memory.qbuffer import Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0, SCHEMES, QBuffer, QuantScheme
+from rtp_core.memory.qbuffer import (
+    FP8_CHANNEL,
+    INT8_CHANNEL,
+    Q4_0,
+    Q4_1,
+    Q4_K,
+    Q5_0,
+    Q5_1,
+    Q5_K,
+    Q6_K,
+    Q8_0,
+    SCHEMES,
+    QBuffer,
+    QuantScheme,
+)
 from rtp_core.plugin import OPS, Device, FfnWeights, Linear
 
 EACH = pytest.mark.parametrize("scheme", SCHEMES.values(), ids=lambda s: s.name)
@@ -32,7 +47,9 @@ def normal(*shape: int, seed: int = 0) -> NDArray[np.float32]:
 
 
 def quantized(scheme: QuantScheme) -> tuple[QBuffer, NDArray[np.float32]]:
-    """A host QBuffer of random blocks, and what `gguf` says they mean."""
+    """A host QBuffer of random codes, and what they mean: by `gguf`, or where it has no such scheme by NumPy."""
+    if not scheme.group:
+        return in_channels(scheme)
     kind = next(t for t in TENSOR_TYPES.values() if t.stored is scheme)
     blocks = np.random.default_rng(0).integers(0, 256, (ROWS, UNITS, kind.block_bytes), np.uint8)
     for at in scales_at(kind):
@@ -40,6 +57,16 @@ def quantized(scheme: QuantScheme) -> tuple[QBuffer, NDArray[np.float32]]:
     x = stored_buffer(kind, (ROWS, UNITS * kind.block), blocks.reshape(-1))
     assert isinstance(x, QBuffer)
     return x, gguf.quants.dequantize(blocks.reshape(ROWS, -1), GGMLQuantizationType[kind.name])
+
+
+def in_channels(scheme: QuantScheme) -> tuple[QBuffer, NDArray[np.float32]]:
+    """One row after the other; every code but the two that are NaN in float8_e4m3fn."""
+    dtype = {"int8_channel": np.int8, "fp8_channel": ml_dtypes.float8_e4m3fn}[scheme.name]
+    every = np.array([code for code in range(256) if code & 0x7F != 0x7F], np.uint8).view(dtype)
+    codes = np.random.default_rng(0).permuted(np.tile(every, (ROWS, 1)), axis=1)
+    scales = np.abs(normal(ROWS, 1))
+    parts = [Buffer.borrow(codes[:, None]), Buffer.borrow(scales)]
+    return QBuffer.of_parts(scheme, (ROWS, 254), parts), codes.astype(np.float32) * scales
 
 
 def scales_at(kind: TensorType) -> tuple[int, ...]:
@@ -52,7 +79,7 @@ def dequantized(device: Device, x: QBuffer) -> NDArray[np.float32]:
 
 
 @EACH
-def test_schemes_mean_what_gguf_says(device: Device, scheme: QuantScheme) -> None:
+def test_schemes_mean_what_others_say(device: Device, scheme: QuantScheme) -> None:
     x, numbers = quantized(scheme)
     prepared = device.prepare_weight(x, "weight")
     assert isinstance(prepared, QBuffer)
@@ -66,7 +93,7 @@ def test_sliced_rows_keep_their_scales(ref_device: Device, scheme: QuantScheme, 
     x, numbers = quantized(scheme)
     part = x[rows]
     assert part.shape == numbers[rows].shape
-    assert part.scales.shape == (part.shape[0], x.shape[1] // scheme.group)
+    assert part.scales.shape == (part.shape[0], x.shape[1] // scheme.group if scheme.group else 1)
     np.testing.assert_array_equal(dequantized(ref_device, part), numbers[rows])
 
 
@@ -74,7 +101,7 @@ def test_sliced_rows_keep_their_scales(ref_device: Device, scheme: QuantScheme, 
 def test_size_counts_all_parts(scheme: QuantScheme) -> None:
     x, _ = quantized(scheme)
     bits = {"q4_0": 4.5, "q4_1": 5, "q4_k": 4.625, "q5_0": 8.5, "q5_1": 9, "q5_k": 8.625, "q6_k": 8.5625, "q8_0": 8.5}
-    assert 8 * x.nbytes / x.size == bits[scheme.name]
+    assert 8 * x.nbytes / x.size == bits.get(scheme.name, 8 + 32 / 254)
     assert sum(part.nbytes for part in x.parts) == x.nbytes
 
 
@@ -134,6 +161,11 @@ def parts(scheme: QuantScheme) -> dict[str, Any]:
         (Q4_K, {"zero_factors": Buffer.borrow(np.zeros((ROWS, 3), np.float32))}),
         (Q6_K, {"scales": Buffer.borrow(np.zeros((ROWS, 48), np.uint8))}),
         (Q6_K, {"zero_factors": Buffer.borrow(np.zeros((ROWS, 3), np.float16))}),
+        (FP8_CHANNEL, {"shape": (ROWS, 253)}),
+        (FP8_CHANNEL, {"scales": Buffer.borrow(np.zeros((ROWS, 1), np.float16))}),
+        (FP8_CHANNEL, {"scales": Buffer.borrow(np.zeros((ROWS, 2), np.float32))}),
+        (INT8_CHANNEL, {"payload": Buffer.borrow(np.zeros((ROWS, 2, 127), np.int8))}),
+        (INT8_CHANNEL, {"zeros": Buffer.borrow(np.zeros((ROWS, 1), np.float32))}),
     ],
 )
 def test_parts_that_do_not_fit_together_are_rejected(scheme: QuantScheme, change: dict[str, Any]) -> None:

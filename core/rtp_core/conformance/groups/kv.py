@@ -60,7 +60,7 @@ def _round_trip(dtype: str, order: str, length: str, subject: Subject) -> None:
         outcomes.append([*(ops.download(x) for pair in gathered for x in pair), *b.results()])
     names = ("k", "v", "k of another request", "v of another request", "the cache")
     for name, got, expected in zip(names, *outcomes, strict=True):
-        compare(got, expected, tolerance(dtype, is_composite=False, is_quantized=False), name)
+        compare(got, expected, tolerance(dtype, is_composite=False), name)
 
 
 def _fork(order: str, subject: Subject) -> None:
@@ -71,7 +71,7 @@ def _fork(order: str, subject: Subject) -> None:
     source, target = int(cache.tables[0, 0]), int(cache.tables[1, 0])
     device.copy(cache.blocks[target], cache.blocks[source])
     first, second = (device.kv_gather(cache.kv, b.ids(np.array([block])), size) for block in (source, target))
-    limit = tolerance("float32", is_composite=False, is_quantized=False)
+    limit = tolerance("float32", is_composite=False)
     for x, y in zip(first, second, strict=True):
         compare(device.download(y), device.download(x), limit, "the fork")
 
