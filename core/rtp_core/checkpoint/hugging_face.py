@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rtp_core.checkpoint.checkpoint import Checkpoint, TokenizerFiles
+from rtp_core.checkpoint.compressed_tensors import quantized_scheme, with_scales
 from rtp_core.checkpoint.embedding_config import read_embedding_config
 from rtp_core.checkpoint.mapped_file import read_json, read_text
 from rtp_core.checkpoint.safetensors import read_sharded
@@ -29,12 +30,15 @@ _SAMPLING = {
 
 def open_folder(folder: Path, *, supported: Collection[str] | None = None) -> Checkpoint:
     """Open a folder with config.json and safetensors. Raises CheckpointError or UnsupportedModelError."""
-    config = ModelConfig.from_hf(
-        read_json(folder / "config.json", _MAX_CONFIG), folder / "config.json", supported=supported
-    )
+    path = folder / "config.json"
+    data = read_json(path, _MAX_CONFIG)
+    config = ModelConfig.from_hf(data, path, supported=supported)
+    quantization = data.get("quantization_config")
+    scheme = None if quantization is None else quantized_scheme(quantization, path)
     tokenizer_config = _optional_json(folder / "tokenizer_config.json")
     tokenizer_json = folder / "tokenizer.json"
-    tensors = read_sharded(folder)
+    stored = read_sharded(folder)
+    tensors = stored if scheme is None else with_scales(stored, scheme, folder)
     return Checkpoint(
         path=folder,
         format="safetensors",
@@ -43,7 +47,7 @@ def open_folder(folder: Path, *, supported: Collection[str] | None = None) -> Ch
         tokenizer=TokenizerFiles(tokenizer_json, tokenizer_config) if tokenizer_json.exists() else None,
         chat_template=_chat_template(folder, tokenizer_config),
         generation_config=generation_config(folder / "generation_config.json"),
-        stored_bytes={name: tensor.nbytes for name, tensor in tensors.items()},
+        stored_bytes={name: tensor.nbytes for name, tensor in stored.items()},
         header=tensors,
         embedding=read_embedding_config(folder, config.hidden_size, tokenizer_config) if config.is_encoder else None,
     )

@@ -28,12 +28,14 @@ SINGLE = "model.safetensors"
 _MAX_HEADER = 100_000_000  # bytes, the format's own limit
 _MAX_INDEX = 100_000_000
 _MAX_DIMS = 8
-# Integers are no weights, but some encoders come with a list of their positions.
+# Integers are no weights, but some encoders come with a list of their positions, and codes of 8 bits have scales.
 _DTYPES: dict[str, DType] = {
     "F32": dtypes.float32,
     "F16": dtypes.float16,
     "BF16": dtypes.bfloat16,
     "I64": dtypes.int64,
+    "I8": dtypes.int8,
+    "F8_E4M3": dtypes.float8_e4m3fn,
 }
 
 

@@ -182,7 +182,10 @@ class WeightReader(ABC):
         return self._take(name, (size,)).numpy().astype(self._precision.dtype.numpy)
 
     def _host_rows(self, name: str, shape: tuple[int, int], num: int) -> NDArray[np.float32]:
-        return reference_ops.f32(self._take(name, shape).numpy()[:num])
+        tensor = self._take(name, shape)
+        if isinstance(tensor, QBuffer):
+            raise CheckpointError(f"tensor {name} is quantized", where=self._where, why="expected floats")
+        return reference_ops.f32(tensor.numpy()[:num])
 
     def _matrix(self, name: str, rows: int, columns: int, scheme: QuantScheme | None) -> Buffer:
         """The tensor as it will be stored, on the host. `scheme`: for one of floats whose rows it can take."""
@@ -197,7 +200,7 @@ class WeightReader(ABC):
             raise CheckpointError(
                 f"tensor {name} is misshapen", where=self._where, why=f"expected {shape}, got {tensor.shape}"
             )
-        if tensor.dtype is dtypes.int64:
+        if not isinstance(tensor, QBuffer) and not tensor.dtype.is_floating:
             raise CheckpointError(f"tensor {name} has integers", where=self._where, why="expected floats")
         if name not in self._taken:
             self._taken.add(name)
