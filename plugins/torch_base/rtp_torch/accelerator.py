@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -43,6 +44,9 @@ class Accelerator(Protocol):
     @property
     def is_narrow(self) -> bool:
         """Whether only narrow tiles fit: see `rtp_torch.kernels.tile`."""
+
+    def multiplies(self, codes: torch.dtype) -> bool:
+        """Whether it has units for products of such codes, int8 or float8_e4m3fn, as `rtp_torch.scaled` asks for."""
 
     def memory_info(self) -> tuple[int, int]:
         """Bytes: (total, free)."""

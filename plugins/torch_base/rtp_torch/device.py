@@ -29,7 +29,7 @@ from rtp_core.plugin import (
     Shape,
     dtypes,
 )
-from rtp_torch import failures, matmul, quantized, tensor_ops
+from rtp_torch import failures, matmul, quantized, scaled, tensor_ops
 from rtp_torch.accelerator import Accelerator
 from rtp_torch.communicator import TorchCommunicator
 from rtp_torch.host_traffic import HostTraffic
@@ -269,14 +269,23 @@ class TorchDevice(Device):
         if isinstance(b, QBuffer):
             if not trans_b:
                 raise DeviceError(f"cannot multiply {a!r} by {b!r}", why="a quantized weight is [N, K], with trans_b")
-            unpack = quantized.unpacking(self._stored(b))
-            matmul.gemm_in_blocks(x, b.shape[0], x.dtype, unpack, added, to, scratch)
+            self._multiply_quantized(x, self._stored(b), added, to, scratch)
         elif trans_b and len(b.shape) == 2 and b.dtype is not a.dtype:
             matmul.gemm_in_blocks(x, b.shape[0], torch.float32, matmul.widening(self._see(b)), added, to, scratch)
         else:
             weight = self._see(b)
             matmul.gemm(x, weight.mT if trans_b else weight, added, to, scratch)
         return out
+
+    def _multiply_quantized(
+        self, x: Tensor, weight: StoredWeight, bias: Tensor | None, out: Tensor, scratch: Scratch
+    ) -> None:
+        """By the units for codes of 8 bits, where the hardware has such and the sizes suit them; else in floats."""
+        codes = weight.row_codes()
+        if codes is not None and scaled.fits(x, codes) and self._accelerator.multiplies(codes.dtype):
+            scaled.gemm(x, codes, weight.parts["scales"], bias, out, scratch)
+        else:
+            matmul.gemm_in_blocks(x, weight.num_rows, x.dtype, quantized.unpacking(weight), bias, out, scratch)
 
     def quantize(self, x: Buffer, scheme: QuantScheme) -> QBuffer:
         parts = quantized.quantize(self._see(x), scheme)
@@ -295,7 +304,8 @@ class TorchDevice(Device):
         """A weight in any layout that `prepare_weight` returns."""
         if x.layout != "plain":
             raise DeviceError(f"{self.kind} has no layout {x.layout!r}", why="it was prepared for another device")
-        return StoredWeight(x.scheme, {name: self._see(part) for name, part in x.named_parts.items()})
+        parts = {name: self._see(part) for name, part in x.named_parts.items()}
+        return StoredWeight(x.scheme, {**parts, "payload": parts["payload"].view(torch.uint8)})
 
     # -- blocked KV ----------------------------------------------------------------------------------------------
 

@@ -22,6 +22,11 @@ _LOST = re.compile(
 )
 
 
+def is_known(error: Exception) -> bool:
+    """Whether it means either."""
+    return any(_first(words, error) is not None for words in (_LOST, _NO_MEMORY))
+
+
 def lost(error: Exception, device: Device) -> DeviceFailedError | None:
     """The end of a device, if that is what the error means."""
     said = _first(_LOST, error)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rtp_core.plugin import DeviceError, OutOfMemoryError
+from rtp_torch import scaled
 
 # What keeps torch from computing, in its own or the driver's words, and what to do about it.
 _REMEDIES = {
@@ -41,6 +42,7 @@ class Gpu:
         self._graph_pool: Any = None
         self._arena_bytes = 0
         self._recording_stream = self.new_stream()
+        self._multiplies: dict[torch.dtype, bool] = {}
 
     @property
     def default_dtype(self) -> str:
@@ -53,6 +55,11 @@ class Gpu:
     @property
     def is_narrow(self) -> bool:
         return getattr(self._properties, "gcnArchName", "").startswith("gfx11")  # RDNA 3; NVIDIA's have no such name
+
+    def multiplies(self, codes: torch.dtype) -> bool:
+        if codes not in self._multiplies:  # asked when a model first has such weights: it loads the library
+            self._multiplies[codes] = scaled.is_served(codes, self._device)
+        return self._multiplies[codes]
 
     def memory_info(self) -> tuple[int, int]:
         free, total = torch.cuda.mem_get_info(self._device)

@@ -15,7 +15,7 @@ def torch_manifest(kind: str) -> Manifest:
         api=(1, 1),
         device_class="accelerator",
         dtypes=("float32", "bfloat16", "float16"),
-        schemes=("q4_0", "q4_1", "q4_k", "q5_0", "q5_1", "q5_k", "q6_k", "q8_0"),
+        schemes=("fp8_channel", "int8_channel", "q4_0", "q4_1", "q4_k", "q5_0", "q5_1", "q5_k", "q6_k", "q8_0"),
         features=("bias", "layer_norm", "moe", "qk_norm"),
         kv_layouts=("KBD", "BKD"),
     )

@@ -39,9 +39,9 @@ def gemm_in_blocks(
         gemm(a, part.t(), None if bias is None else bias[start:stop], out[..., start:stop], own)
 
 
-def blocks(rows: int, row_bytes: int) -> Iterator[tuple[int, int]]:
-    """From which row to which a weight is unpacked, or packed, at once."""
-    step = max(1, BLOCK_BYTES // max(1, row_bytes))
+def blocks(rows: int, row_bytes: int, *, unit: int = 1) -> Iterator[tuple[int, int]]:
+    """From which row to which a weight is unpacked, or packed, at once: multiples of `unit`."""
+    step = max(unit, BLOCK_BYTES // max(1, row_bytes) // unit * unit)
     return ((start, min(start + step, rows)) for start in range(0, rows, step))
 
 

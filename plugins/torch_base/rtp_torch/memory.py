@@ -14,6 +14,7 @@ TORCH_DTYPES: Mapping[DType, torch.dtype] = {
     dtypes.float32: torch.float32,
     dtypes.float16: torch.float16,
     dtypes.bfloat16: torch.bfloat16,
+    dtypes.float8_e4m3fn: torch.float8_e4m3fn,
     dtypes.int64: torch.int64,
     dtypes.int32: torch.int32,
     dtypes.int8: torch.int8,

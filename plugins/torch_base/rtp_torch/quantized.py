@@ -11,13 +11,17 @@ from torch import Tensor
 
 from rtp_core.plugin import QuantScheme
 from rtp_torch.matmul import Unpack
+from rtp_torch.memory import TORCH_DTYPES
 from rtp_torch.scratch import Scratch
 from rtp_torch.tensor_ops import rows
 
 
 @dataclass(frozen=True, slots=True)
 class StoredWeight:
-    """A weight [N, K] as it is stored. parts: those of a plain QBuffer, by the scheme's names, [N, ...] each."""
+    """A weight [N, K] as it is stored. parts: those of a plain QBuffer, by the scheme's names, [N, ...] each.
+
+    The payload is bytes, of any dtype that has them.
+    """
 
     scheme: QuantScheme
     parts: Mapping[str, Tensor]
@@ -31,7 +35,7 @@ class StoredWeight:
 
     def dequantize(self, out: Tensor, scratch: Scratch) -> None:
         """out: [N, K]."""
-        shape = (out.shape[0], out.shape[1] // self.scheme.group, self.scheme.group)
+        shape = self.scheme.grouped(*out.shape)
         y = out.unflatten(1, shape[1:]) if out.dtype == torch.float32 else scratch(shape)
         self._unpack(y, scratch)
         if self.scheme.offset:
@@ -42,11 +46,21 @@ class StoredWeight:
         if out.dtype != torch.float32:
             out.unflatten(1, shape[1:]).copy_(y)
 
+    @property
+    def num_rows(self) -> int:
+        return len(self.parts["scales"])
+
+    def row_codes(self) -> Tensor | None:
+        """The codes [N, K], where each row has one scale."""
+        if self.scheme.group:
+            return None
+        return self.parts["payload"].view(TORCH_DTYPES[self.scheme.code_dtype]).squeeze(1)
+
     def _unpack(self, codes: Tensor, scratch: Scratch) -> None:
         """codes: [N, groups, group]."""
         payload, half = self.parts["payload"], self.scheme.group // 2
         if self.scheme.packing == "whole":
-            codes.copy_(payload.view(torch.int8))
+            codes.copy_(payload.view(TORCH_DTYPES[self.scheme.code_dtype]))
         else:
             write_halves(payload, codes[..., :half], codes[..., half:], scratch)
 
@@ -78,7 +92,7 @@ def write_halves(packed: Tensor, low: Tensor, high: Tensor, scratch: Scratch) ->
 
 def quantize(x: Tensor, scheme: QuantScheme) -> dict[str, Tensor]:
     """The parts of x [N, K], in memory that torch allocates: no step of a model calls this."""
-    groups = x.float().unflatten(1, (x.shape[1] // scheme.group, scheme.group))
+    groups = x.float().unflatten(1, scheme.grouped(*x.shape)[1:])
     low, high = (groups.amin(-1), groups.amax(-1)) if groups.numel() else (groups.sum(-1), groups.sum(-1))
     base = torch.zeros_like(low)
     if not scheme.symmetric:
@@ -87,19 +101,20 @@ def quantize(x: Tensor, scheme: QuantScheme) -> dict[str, Tensor]:
     elif scheme.offset:
         step = torch.where(-low >= high, low, high) / -scheme.offset
     else:
-        step = torch.maximum(-low, high) / (2 ** (scheme.bits - 1) - 1)
-    numbers = {"scales": step.half(), "zeros": base.half()}
+        step = torch.maximum(-low, high) / scheme.largest_code
+    numbers = {name: y.to(TORCH_DTYPES[scheme.scale_dtype]) for name, y in (("scales", step), ("zeros", base))}
     if scheme.super_group:
         whole = (-128, 127) if scheme.symmetric else (63, 0)
         numbers["scales"], numbers["scale_factors"], step = _whole(step, scheme, *whole)
         numbers["zeros"], numbers["zero_factors"], base = _whole(base, scheme, 63, 0)
-    codes = (_quotient(groups - base.unsqueeze(-1), step.unsqueeze(-1))).round() + scheme.offset
+    exact = _quotient(groups - base.unsqueeze(-1), step.unsqueeze(-1))
+    codes = (exact if scheme.code_dtype.is_floating else exact.round()) + scheme.offset
     return {"payload": _packed(codes, scheme), **{name: numbers[name] for name in scheme.part_names[1:]}}
 
 
 def _packed(codes: Tensor, scheme: QuantScheme) -> Tensor:
     if scheme.bits == 8:
-        return codes.clamp(-127, 127).to(torch.int8)
+        return codes.clamp(-scheme.largest_code, scheme.largest_code).to(TORCH_DTYPES[scheme.code_dtype])
     whole = codes.clamp(0, 2**scheme.bits - 1).to(torch.uint8)
     if scheme.packing == "whole":
         return whole

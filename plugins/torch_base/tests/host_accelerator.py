@@ -35,6 +35,9 @@ class HostAccelerator:
     def __init__(self) -> None:
         self._pinned_bytes = 0
 
+    def multiplies(self, codes: torch.dtype) -> bool:
+        return True
+
     def memory_info(self) -> tuple[int, int]:
         return host_memory_info()
 

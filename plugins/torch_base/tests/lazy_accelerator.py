@@ -158,6 +158,9 @@ class LazyAccelerator:
 
     # -- the protocol --------------------------------------------------------------------------------------------
 
+    def multiplies(self, codes: torch.dtype) -> bool:
+        return True
+
     def memory_info(self) -> tuple[int, int]:
         return host_memory_info()
 

@@ -14,6 +14,7 @@ from decode_traffic import NEEDED, per_step, traffic
 from rtp_core import LLM, SamplingParams
 from rtp_core.conformance.isolated import run_isolated
 from rtp_core.device.loader import State, load_plugins
+from rtp_torch.gpu import Gpu
 
 GREEDY = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
 
@@ -59,6 +60,14 @@ def test_what_torch_has_beside_the_arena_is_told_whole(kind: str, tmp_path: Path
         graphs = (s["total_size"] for s in torch.cuda.memory_snapshot() if s["segment_pool_id"] == pool)
         assert llm.memory.beside["torch's pool for recorded steps"] == sum(graphs)
         assert llm.device._accelerator.peak_beside() >= sum(llm.memory.beside.values())
+
+
+@pytest.mark.parametrize(("codes", "since"), [(torch.int8, (7, 5)), (torch.float8_e4m3fn, (8, 9))], ids=str)
+def test_units_for_codes_of_8_bits_are_found(kind: str, codes: torch.dtype, since: tuple[int, int]) -> None:
+    capability = torch.cuda.get_device_capability(0)
+    if kind == "rocm" or capability < since:
+        pytest.skip(f"nobody promises {codes} on {torch.cuda.get_device_name(0)}")
+    assert Gpu(0).multiplies(codes)
 
 
 def waits_in_torch(llm: LLM, num_tokens: int) -> tuple[int]:

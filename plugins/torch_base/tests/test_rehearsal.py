@@ -25,7 +25,7 @@ def settings(subject: Subject, ops: Iterable[str] = OPS) -> Iterator[Setting]:
         for one in BY_OP[op]:
             for dtype in ("float32", "bfloat16"):
                 schemes = one.schemes(subject.manifest.schemes)
-                for scheme in {schemes[0], schemes[-1]}:
+                for scheme in {*schemes[:3], schemes[-1]}:  # floats or not, a scale a row, and groups
                     yield Setting(one, dtype, rows=5, scheme=scheme)
 
 
@@ -70,7 +70,13 @@ def test_every_kernel_takes_what_its_rehearsal_takes() -> None:
 @pytest.mark.usefixtures("plugin")
 @pytest.mark.parametrize(
     ("device", "limit", "seqs", "quantization"),
-    [("lazy", 160, 6, None), ("lazy_graphs", 160, 6, None), ("lazy_kernels", 40, 2, "q4_0")],
+    [
+        ("lazy", 160, 6, None),
+        ("lazy", 160, 6, "int8_channel"),
+        ("lazy", 160, 6, "fp8_channel"),
+        ("lazy_graphs", 160, 6, None),
+        ("lazy_kernels", 40, 2, "q4_0"),
+    ],
 )
 def test_no_run_within_the_limits_passes_the_predicted_peak(
     device: str, limit: int, seqs: int, quantization: str | None, tmp_path: Path

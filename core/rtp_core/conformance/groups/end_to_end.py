@@ -22,7 +22,9 @@ MODELS = ("llama", "qwen2")
 LENGTHS = (1, 7, 33, 18)  # tokens of the prompts: below, at and above a block's
 NUM_TOKENS = 8
 CLOSE = 1e-3  # between logits: a tie may go either way; between hidden states, which are normed: equal
-FAST_PATH = 0.15  # mean difference of log probability, or of normed states, where numbers are narrow or quantized
+# Mean difference of log probability, or of normed states, where numbers are narrow or quantized, by what a scheme makes
+# of activations. Those in float8 move these models by 0.26 in exact products, those in int8 by 0.07.
+FAST_PATH = {None: 0.15, "int8": 0.15, "float8_e4m3fn": 0.5}
 
 # Tokens of one step: everything at once, prompts in chunks beside decodes, or one request after the other.
 BATCHES = {"prefill at once": 512, "chunked prefill": 6, "one token at a time": len(LENGTHS)}
@@ -76,8 +78,12 @@ def _same_states(is_together: bool, subject: Subject) -> None:
 
 def _close_states(dtype: str, scheme: str | None, subject: Subject) -> None:
     got = encode(subject.device, [_prompts()], dtype=dtype, quantization=scheme)
-    error = float(np.abs(got - _expected_states(subject, scheme)).mean())
-    expect(error <= FAST_PATH, f"expected hidden states within {FAST_PATH} in the mean, got {error:.3f}")
+    error, limit = float(np.abs(got - _expected_states(subject, scheme)).mean()), _fast_path(scheme)
+    expect(error <= limit, f"expected hidden states within {limit} in the mean, got {error:.3f}")
+
+
+def _fast_path(scheme: str | None) -> float:
+    return FAST_PATH[None if scheme is None else SCHEMES[scheme].activation]
 
 
 def _generate(
@@ -123,5 +129,5 @@ def _close(model: str, dtype: str, scheme: str | None, subject: Subject) -> None
         if set(x.prompt_logprobs) != set(y.prompt_logprobs):
             raise CheckFailed(f"expected log probabilities at {sorted(y.prompt_logprobs)}, got others")
         differences += [abs(x.prompt_logprobs[at] - y.prompt_logprobs[at]) for at in y.prompt_logprobs]
-    mean = float(np.mean(differences))
-    expect(mean <= FAST_PATH, f"expected log probabilities within {FAST_PATH} nats in the mean, got {mean:.3f}")
+    mean, limit = float(np.mean(differences)), _fast_path(scheme)
+    expect(mean <= limit, f"expected log probabilities within {limit} nats in the mean, got {mean:.3f}")
