@@ -101,7 +101,9 @@ int rtp_cpu_replay(rtp_cpu_device *device, rtp_cpu_tape *tape) {
         int status = device->kernels->kernel(device ARGUMENTS_##kernel(PASSED));                      \
         if (device->tape && status == RTP_CPU_OK) {                                                   \
             struct kernel##_call call = {ARGUMENTS_##kernel(KEPT)};                                   \
-            if (is_whole) rtp_tape_keep(device->tape, #kernel, replay_##kernel, &call, sizeof call);  \
+            if (is_whole)                                                                             \
+                rtp_tape_keep(device->tape, #kernel, replay_##kernel, &call, sizeof call,             \
+                              rtp_pool_read(device->pool));                                           \
             else rtp_tape_spoil(device->tape);                                                        \
         }                                                                                             \
         rtp_pool_unlock(device->pool);                                                                \

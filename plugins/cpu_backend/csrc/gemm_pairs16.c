@@ -115,7 +115,8 @@ int KERNEL(gemm_pairs16)(rtp_cpu_device *device, int dtype, void *out, const voi
     if (status != RTP_CPU_OK) return status;
     j.packed = shared;
     rtp_pool_run(device->pool, pack_rows, &j, m, grain_for(k));
-    rtp_pool_run(device->pool, multiply_panels, &j, div_up(m, j.block_rows) * j.panels,
-                 grain_for(min64(m, j.block_rows) * PANEL * k));
+    rtp_pool_run_over(device->pool, multiply_panels, &j, div_up(m, j.block_rows) * j.panels,
+                      grain_for(min64(m, j.block_rows) * PANEL * k), m <= j.block_rows ? w : NULL,
+                      PANEL / PAIR_ROWS * pairs16_group(k) * (int64_t)sizeof *w);
     return RTP_CPU_OK;
 }

@@ -411,7 +411,8 @@ static int multiply(rtp_cpu_device *device, int scheme, int gate, int dtype, voi
     j.row_groups = div_up(n, ROWS);
     const int64_t products = gate == NO_GATE ? 1 : 2; /* of a row group of out */
     if (j.is_direct) {
-        rtp_pool_run(pool, multiply_few, &j, j.row_groups, grain_for(products * m * ROWS * k));
+        rtp_pool_run_over(pool, multiply_few, &j, j.row_groups, grain_for(products * m * ROWS * k), w,
+                          rows16_group_bytes(rows16_of(scheme), j.groups));
         return RTP_CPU_OK;
     }
     /* One piece: at most 32 KB of weights, which stay in the second cache; enough pieces for all. */

@@ -74,4 +74,20 @@ int rtp_pool_reserve(rtp_pool *pool, int64_t shared_bytes, void **shared, int64_
    what a kernel does outside of its tasks must leave the numbers of its operands alone. */
 void rtp_pool_run(rtp_pool *pool, rtp_task task, void *job, int64_t count, int64_t grain);
 
+/* Memory that items of a job read one after the other, and how much of it a piece of them does. */
+typedef struct {
+    const void *first; /* NULL: none that is known */
+    int64_t piece_bytes;
+} rtp_stream;
+
+/* rtp_pool_run, where each item reads `item_bytes` from `first` on. */
+void rtp_pool_run_over(rtp_pool *pool, rtp_task task, void *job, int64_t count, int64_t grain, const void *first,
+                       int64_t item_bytes);
+
+/* What the last of them since the pool was locked has read. */
+rtp_stream rtp_pool_read(const rtp_pool *pool);
+
+/* Let threads that wait fetch what will be read next, each some of the piece that it will probably be given. */
+void rtp_pool_expect(rtp_pool *pool, rtp_stream next);
+
 #endif

@@ -10,8 +10,9 @@ typedef int (*rtp_replay)(rtp_cpu_device *device, const void *arguments);
 
 rtp_cpu_tape *rtp_tape_create(void);
 
-/* Keep a call. A tape without memory for it is spoilt. `kernel` is a literal. */
-void rtp_tape_keep(rtp_cpu_tape *tape, const char *kernel, rtp_replay replay, const void *arguments, size_t bytes);
+/* Keep a call, and what it reads. A tape without memory for it is spoilt. `kernel` is a literal. */
+void rtp_tape_keep(rtp_cpu_tape *tape, const char *kernel, rtp_replay replay, const void *arguments, size_t bytes,
+                   rtp_stream read);
 
 /* What has been kept is no longer all that was done. */
 void rtp_tape_spoil(rtp_cpu_tape *tape);

@@ -2,7 +2,10 @@
 
    A job is open to whoever comes: the caller never waits for a worker that has not started on it, so a
    sleeping worker costs nothing but its share, and in a forked child, where no worker exists, the caller
-   does all the work. Pieces are taken from one atomic counter, so a thread that is held up slows only itself. */
+   does all the work. Pieces are taken from one atomic counter, so a thread that is held up slows only itself.
+
+   Few rows of activations wait for memory, and between two products the memory would wait for them: who has nothing to do
+   meanwhile fetches what comes next into its own cache. */
 
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -26,6 +29,8 @@ enum { GUARD = 0 };
 #define PIECES_PER_THREAD 4
 #define CLOSED (1u << 30)
 
+enum { LINE = 64, FETCHED_AT_ONCE = 2 * LINE, MOST_FETCHED = 1 << 16 /* bytes: a part of a thread's second cache */ };
+
 typedef struct {
     rtp_pool *pool;
     int index;
@@ -41,6 +46,8 @@ struct rtp_pool {
     _Alignas(64) atomic_uint gate; /* threads that came in, plus CLOSED */
     _Alignas(64) atomic_uint left; /* threads that went out again */
     _Alignas(64) atomic_uint epoch; /* counts jobs; what idle workers watch */
+    atomic_uintptr_t ahead; /* an rtp_stream to fetch; halves of two of them would fetch in vain, and no more */
+    atomic_llong ahead_bytes;
     atomic_int asleep;
     atomic_int stopping;
 
@@ -51,6 +58,7 @@ struct rtp_pool {
     int started; /* workers that really exist */
     pid_t owner;
     worker *workers;
+    rtp_stream read; /* since the pool was locked */
     int rehearses;
     rtp_cpu_scratch give;
     void *context;
@@ -85,13 +93,34 @@ static void take_pieces(rtp_pool *pool, int index) {
     }
 }
 
+/* How far a thread is with the piece that it fetches. */
+typedef struct {
+    uintptr_t piece;
+    int64_t done;
+} fetching;
+
+static void pass_time(const rtp_pool *pool, int index, fetching *f) {
+    const uintptr_t first = atomic_load_explicit(&pool->ahead, memory_order_relaxed);
+    const int64_t bytes = atomic_load_explicit(&pool->ahead_bytes, memory_order_relaxed);
+    const uintptr_t piece = first ? first + (uintptr_t)index * (uintptr_t)bytes : 0;
+    if (piece != f->piece) *f = (fetching){piece, 0};
+    if (!piece || f->done >= bytes || f->done >= MOST_FETCHED) {
+        pause_cpu();
+        return;
+    }
+    for (int64_t at = 0; at < FETCHED_AT_ONCE; at += LINE)
+        __builtin_prefetch((const void *)(piece + (uintptr_t)(f->done + at)), 0, 2);
+    f->done += FETCHED_AT_ONCE;
+}
+
 /* A new epoch, or a stop, is there once this returns. */
-static void await_epoch(rtp_pool *pool, unsigned seen) {
+static void await_epoch(rtp_pool *pool, unsigned seen, int index) {
     int64_t deadline = now_ns() + SPIN_NS;
+    fetching f = {0};
     do {
         for (int i = 0; i < 64; i++) {
             if (atomic_load_explicit(&pool->epoch, memory_order_acquire) != seen) return;
-            pause_cpu();
+            pass_time(pool, index, &f);
         }
     } while (now_ns() < deadline);
     pthread_mutex_lock(&pool->sleep_mutex);
@@ -116,7 +145,7 @@ static void *work(void *argument) {
     rtp_pool *pool = self->pool;
     unsigned seen = 0;
     for (;;) {
-        await_epoch(pool, seen);
+        await_epoch(pool, seen, self->index);
         if (atomic_load(&pool->stopping)) return NULL;
         seen = atomic_load_explicit(&pool->epoch, memory_order_acquire);
         /* May let us into the next job instead, or into one that we were in: both are harmless. */
@@ -126,6 +155,12 @@ static void *work(void *argument) {
     }
 }
 
+/* Items that are taken at a time. */
+static int64_t piece_of(const rtp_pool *pool, int64_t count, int64_t grain) {
+    const int64_t piece = count / ((int64_t)pool->threads * PIECES_PER_THREAD);
+    return piece > grain ? piece : grain;
+}
+
 void rtp_pool_run(rtp_pool *pool, rtp_task task, void *job, int64_t count, int64_t grain) {
     if (count <= 0 || pool->rehearses) return;
     if (grain < 1) grain = 1;
@@ -133,21 +168,34 @@ void rtp_pool_run(rtp_pool *pool, rtp_task task, void *job, int64_t count, int64
         task(job, 0, count, scratch_of(pool, 0));
         return;
     }
-    int64_t piece = count / ((int64_t)pool->threads * PIECES_PER_THREAD);
     pool->task = task;
     pool->job = job;
     pool->count = count;
-    pool->grain = piece > grain ? piece : grain;
+    pool->grain = piece_of(pool, count, grain);
     atomic_store_explicit(&pool->next, 0, memory_order_relaxed);
     atomic_store_explicit(&pool->left, 0, memory_order_relaxed);
     atomic_store(&pool->gate, 0);
     announce(pool);
     take_pieces(pool, 0);
     unsigned inside = atomic_fetch_or(&pool->gate, CLOSED);
+    fetching f = {0};
     for (int i = 0; atomic_load(&pool->left) != inside; i++) {
-        if (i < 10000) pause_cpu();
+        if (i < 10000) pass_time(pool, 0, &f);
         else sched_yield();
     }
+}
+
+void rtp_pool_run_over(rtp_pool *pool, rtp_task task, void *job, int64_t count, int64_t grain, const void *first,
+                       int64_t item_bytes) {
+    pool->read = (rtp_stream){first, piece_of(pool, count, grain) * item_bytes};
+    rtp_pool_run(pool, task, job, count, grain);
+}
+
+rtp_stream rtp_pool_read(const rtp_pool *pool) { return pool->read; }
+
+void rtp_pool_expect(rtp_pool *pool, rtp_stream next) {
+    atomic_store_explicit(&pool->ahead_bytes, next.piece_bytes, memory_order_relaxed);
+    atomic_store_explicit(&pool->ahead, (uintptr_t)next.first, memory_order_relaxed);
 }
 
 static int64_t larger_in_lines(int64_t a, int64_t b) { return ((a > b ? a : b) + 63) / 64 * 64; }
@@ -173,7 +221,10 @@ int rtp_pool_reserve(rtp_pool *pool, int64_t shared_bytes, void **shared, int64_
     return status;
 }
 
-void rtp_pool_lock(rtp_pool *pool) { pthread_mutex_lock(&pool->turn); }
+void rtp_pool_lock(rtp_pool *pool) {
+    pthread_mutex_lock(&pool->turn);
+    pool->read = (rtp_stream){0};
+}
 void rtp_pool_unlock(rtp_pool *pool) { pthread_mutex_unlock(&pool->turn); }
 int rtp_pool_threads(const rtp_pool *pool) { return pool->threads; }
 int rtp_pool_rehearses(const rtp_pool *pool) { return pool->rehearses; }
