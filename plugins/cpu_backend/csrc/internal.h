@@ -77,7 +77,7 @@ void rtp_pool_run(rtp_pool *pool, rtp_task task, void *job, int64_t count, int64
 /* Memory that items of a job read one after the other, and how much of it a piece of them does. */
 typedef struct {
     const void *first; /* NULL: none that is known */
-    int64_t piece_bytes;
+    int64_t bytes, piece_bytes;
 } rtp_stream;
 
 /* rtp_pool_run, where each item reads `item_bytes` from `first` on. */

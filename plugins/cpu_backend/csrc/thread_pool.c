@@ -46,8 +46,8 @@ struct rtp_pool {
     _Alignas(64) atomic_uint gate; /* threads that came in, plus CLOSED */
     _Alignas(64) atomic_uint left; /* threads that went out again */
     _Alignas(64) atomic_uint epoch; /* counts jobs; what idle workers watch */
-    atomic_uintptr_t ahead; /* an rtp_stream to fetch; halves of two of them would fetch in vain, and no more */
-    atomic_llong ahead_bytes;
+    atomic_uintptr_t ahead; /* an rtp_stream to fetch; parts of two of them would fetch in vain, and no more */
+    atomic_llong ahead_bytes, ahead_piece_bytes;
     atomic_int asleep;
     atomic_int stopping;
 
@@ -101,10 +101,12 @@ typedef struct {
 
 static void pass_time(const rtp_pool *pool, int index, fetching *f) {
     const uintptr_t first = atomic_load_explicit(&pool->ahead, memory_order_relaxed);
-    const int64_t bytes = atomic_load_explicit(&pool->ahead_bytes, memory_order_relaxed);
-    const uintptr_t piece = first ? first + (uintptr_t)index * (uintptr_t)bytes : 0;
+    const int64_t piece_bytes = atomic_load_explicit(&pool->ahead_piece_bytes, memory_order_relaxed);
+    const int64_t begin = index * piece_bytes;
+    const int64_t left = atomic_load_explicit(&pool->ahead_bytes, memory_order_relaxed) - begin;
+    const uintptr_t piece = first + (uintptr_t)begin;
     if (piece != f->piece) *f = (fetching){piece, 0};
-    if (!piece || f->done >= bytes || f->done >= MOST_FETCHED) {
+    if (!first || f->done >= left || f->done >= piece_bytes || f->done >= MOST_FETCHED) {
         pause_cpu();
         return;
     }
@@ -187,14 +189,15 @@ void rtp_pool_run(rtp_pool *pool, rtp_task task, void *job, int64_t count, int64
 
 void rtp_pool_run_over(rtp_pool *pool, rtp_task task, void *job, int64_t count, int64_t grain, const void *first,
                        int64_t item_bytes) {
-    pool->read = (rtp_stream){first, piece_of(pool, count, grain) * item_bytes};
+    pool->read = (rtp_stream){first, count * item_bytes, piece_of(pool, count, grain) * item_bytes};
     rtp_pool_run(pool, task, job, count, grain);
 }
 
 rtp_stream rtp_pool_read(const rtp_pool *pool) { return pool->read; }
 
 void rtp_pool_expect(rtp_pool *pool, rtp_stream next) {
-    atomic_store_explicit(&pool->ahead_bytes, next.piece_bytes, memory_order_relaxed);
+    atomic_store_explicit(&pool->ahead_bytes, next.bytes, memory_order_relaxed);
+    atomic_store_explicit(&pool->ahead_piece_bytes, next.piece_bytes, memory_order_relaxed);
     atomic_store_explicit(&pool->ahead, (uintptr_t)next.first, memory_order_relaxed);
 }
 

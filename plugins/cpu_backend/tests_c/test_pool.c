@@ -1,8 +1,10 @@
 /* Threads: more than cores, workers that sleep in between, callers that take turns, devices side by side. */
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <time.h>
 
+#include "internal.h"
 #include "scene.h"
 
 enum { MANY = 9, ROUNDS = 20, CALLERS = 3 };
@@ -74,7 +76,38 @@ static void ends(int isa) {
     }
 }
 
+static void count_items(void *job, int64_t begin, int64_t end, void *scratch) {
+    (void)scratch;
+    atomic_fetch_add((atomic_llong *)job, end - begin);
+}
+
+/* What was read is known until the next turn, and what is to be read may be anywhere: fetching it is in vain, then. */
+static void streams(void) {
+    enum { COUNT = 100, GRAIN = 3, ITEM = 10 };
+    work_space space = {0};
+    rtp_pool *pool = rtp_pool_create(MANY, 0, give_space, &space);
+    require(pool != NULL, "create");
+    const void *nowhere = (const void *)64;
+    atomic_llong items = 0;
+    rtp_pool_lock(pool);
+    rtp_pool_expect(pool, (rtp_stream){nowhere, 1 << 20, 1 << 12});
+    for (int round = 0; round < ROUNDS; round++) {
+        rtp_pool_run_over(pool, count_items, &items, COUNT, GRAIN, &space, ITEM);
+        if (round % 4 == 0) sleep_ns(50000);
+    }
+    const rtp_stream read = rtp_pool_read(pool);
+    rtp_pool_unlock(pool);
+    require(atomic_load(&items) == ROUNDS * COUNT, "every item once");
+    require(read.first == &space && read.bytes == COUNT * ITEM && read.piece_bytes == GRAIN * ITEM, "what was read");
+    rtp_pool_lock(pool);
+    require(!rtp_pool_read(pool).first, "nothing in this turn");
+    rtp_pool_unlock(pool);
+    rtp_pool_destroy(pool);
+    free(space.block);
+}
+
 void test_pool(int isa) {
+    streams();
     callers(isa, 0);
     callers(isa, 1);
     ends(isa);
