@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rtp_core.device.call_graph import call_graph
 from rtp_core.device.op import OpSpec
-from rtp_core.device.reference_plugin import MANIFEST as REF
+from rtp_core.device.reference_manifest import MANIFEST as REF
 from rtp_core.plugin import ACTIVATIONS, OPS, PLUGIN_API, Device, Manifest
 from rtp_cpu.manifest import MANIFEST as CPU
 from rtp_cuda.manifest import MANIFEST as CUDA

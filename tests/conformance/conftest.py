@@ -10,7 +10,7 @@ import pytest
 
 PLUGIN = """
 from dataclasses import replace
-from rtp_core.device.reference_plugin import MANIFEST as REF
+from rtp_core.device.reference_manifest import MANIFEST as REF
 from rtp_core.plugin import DeviceInfo, hookimpl
 
 MANIFEST = replace(REF, kind="acme", dtypes=("float32",), schemes=("q8_0",))  # of each as few as there may be

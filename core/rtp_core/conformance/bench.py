@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtp_core import dtypes
-from rtp_core.conformance.case import CheckFailed
 from rtp_core.conformance.dims import SMALL, Dims
+from rtp_core.conformance.expectation import CheckFailed
 from rtp_core.device import reference_ops
 from rtp_core.device.device import Device
 from rtp_core.dtypes import DType

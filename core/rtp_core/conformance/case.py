@@ -1,4 +1,4 @@
-"""The words of the suite: a case, the group it belongs to, the level that asks for it, and how it fails."""
+"""The words of the suite: a case, the group it belongs to, the level that asks for it, and what became of it."""
 
 from __future__ import annotations
 
@@ -42,10 +42,6 @@ RESTS_ON: Mapping[str, frozenset[str]] = {
 }
 
 
-class CheckFailed(AssertionError):
-    """A device did not do what a case expects; the message says what was expected and what was got."""
-
-
 @dataclass(frozen=True, slots=True)
 class Case:
     """One thing that a device must do. `run` raises CheckFailed, or whatever the device raised."""
@@ -74,15 +70,3 @@ def groups_of(level: str) -> tuple[str, ...]:
     if level not in LEVELS:
         raise ConfigError(f"unknown level {level!r}", why=f"expected {', '.join(LEVELS)}")
     return LEVELS[level]
-
-
-def expect(condition: bool, message: str) -> None:
-    """Raises CheckFailed with the message unless the condition holds."""
-    if not condition:
-        raise CheckFailed(message)
-
-
-def reason(error: BaseException) -> str:
-    """Why a case failed, on one line."""
-    text = str(error) if isinstance(error, CheckFailed) else f"{type(error).__name__}: {error}"
-    return " ".join(text.split())[:1000]

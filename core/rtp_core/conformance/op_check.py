@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from rtp_core import dtypes
 from rtp_core.conformance.bench import Bench, Layout
 from rtp_core.conformance.call import Operands
-from rtp_core.conformance.case import expect
 from rtp_core.conformance.dims import SMALL, Dims
+from rtp_core.conformance.expectation import expect
 from rtp_core.conformance.subject import Subject
 from rtp_core.conformance.tolerance import Tolerance, compare, tolerance
 from rtp_core.device import reference_ops

@@ -13,8 +13,8 @@ from typing import Any
 
 from rtp_core.conformance.bench import LAYOUTS, Layout
 from rtp_core.conformance.call import Operands
-from rtp_core.conformance.case import CheckFailed
 from rtp_core.conformance.composite_operands import COMPOSITE_OPERANDS
+from rtp_core.conformance.expectation import CheckFailed
 from rtp_core.conformance.op_check import Setting
 from rtp_core.conformance.primitive_operands import PRIMITIVE_OPERANDS
 from rtp_core.conformance.replay import Replay

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Self
 
-from rtp_core.conformance.case import reason
 from rtp_core.conformance.core_snapshot import core_snapshot
+from rtp_core.conformance.expectation import reason
 from rtp_core.conformance.replay import Replay, read_replay
 from rtp_core.conformance.spawned import Observation, observe
 from rtp_core.device.device import Device

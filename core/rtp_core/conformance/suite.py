@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from rtp_core.conformance.case import RESTS_ON, Case, Outcome, groups_of, reason
+from rtp_core.conformance.case import RESTS_ON, Case, Outcome, groups_of
+from rtp_core.conformance.expectation import reason
 from rtp_core.conformance.groups import (
     composites,
     contract,

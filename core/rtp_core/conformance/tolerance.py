@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rtp_core.conformance.case import CheckFailed, expect
+from rtp_core.conformance.expectation import CheckFailed, expect
 
 
 class Tolerance(NamedTuple):

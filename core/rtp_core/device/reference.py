@@ -14,7 +14,7 @@ from rtp_core import dtypes
 from rtp_core.device import reference_ops as ops
 from rtp_core.device.device import Device
 from rtp_core.device.manifest import Manifest
-from rtp_core.device.reference_plugin import MANIFEST
+from rtp_core.device.reference_manifest import MANIFEST
 from rtp_core.device.rehearsal import rehearsal_of
 from rtp_core.dtypes import DType
 from rtp_core.errors import ContractError

@@ -29,7 +29,7 @@ from rtp_core.plugin import (
     Shape,
     dtypes,
 )
-from rtp_torch import failures, matmul, quantized, scaled, tensor_ops
+from rtp_torch import failures, matmul, quantized, rehearsal, scaled, tensor_ops
 from rtp_torch.accelerator import Accelerator
 from rtp_torch.communicator import TorchCommunicator
 from rtp_torch.host_traffic import HostTraffic
@@ -37,7 +37,6 @@ from rtp_torch.in_flight import DeviceEvent, InFlight
 from rtp_torch.memory import DeviceMemory
 from rtp_torch.quantized import StoredWeight
 from rtp_torch.recording import Recorder
-from rtp_torch.rehearsal import rehearsing
 from rtp_torch.scratch import Scratch
 from rtp_torch.staging import Staging, onto
 
@@ -95,7 +94,12 @@ class TorchDevice(Device):
             self.communicator = TorchCommunicator(self._group, self.alloc, self._see)
 
     def rehearsal(self) -> Device:
-        return rehearsing(self)
+        """A twin whose ops run as they are over memory that is not there: each asks for what it would ask for."""
+        twin = self.over(rehearsal.region(self.space))
+        twin._memory = rehearsal.memory()
+        if isinstance(twin.communicator, TorchCommunicator):
+            twin.communicator = twin.communicator.rehearsing(twin.alloc)
+        return twin.bound(rehearsal.SERVICES)
 
     def failure(self, error: Exception) -> RtpError | None:
         end = failures.lost(error, self)

@@ -9,9 +9,10 @@ from itertools import product
 
 import numpy as np
 
-from rtp_core.conformance.case import Case, expect
+from rtp_core.conformance.case import Case
 from rtp_core.conformance.core_snapshot import changes, core_snapshot
 from rtp_core.conformance.dims import Dims
+from rtp_core.conformance.expectation import expect
 from rtp_core.conformance.subject import Subject
 from rtp_core.device.device import OPS, PRIMITIVES
 from rtp_core.device.loader import load_plugins

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtp_core import dtypes
-from rtp_core.conformance.case import Case, CheckFailed, expect
+from rtp_core.conformance.case import Case
+from rtp_core.conformance.expectation import CheckFailed, expect
 from rtp_core.conformance.subject import Subject
 from rtp_core.device.device import Device
 from rtp_core.dtypes import DType

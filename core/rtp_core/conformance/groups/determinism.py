@@ -7,7 +7,8 @@ from functools import partial
 
 import numpy as np
 
-from rtp_core.conformance.case import Case, expect
+from rtp_core.conformance.case import Case
+from rtp_core.conformance.expectation import expect
 from rtp_core.conformance.groups.composites import serves
 from rtp_core.conformance.op_check import Setting, results
 from rtp_core.conformance.settings import BY_OP

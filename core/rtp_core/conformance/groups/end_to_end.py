@@ -10,7 +10,8 @@ from itertools import cycle, product
 import numpy as np
 from numpy.typing import NDArray
 
-from rtp_core.conformance.case import Case, CheckFailed, expect
+from rtp_core.conformance.case import Case
+from rtp_core.conformance.expectation import CheckFailed, expect
 from rtp_core.conformance.subject import Subject
 from rtp_core.conformance.tiny_encoder import encode
 from rtp_core.conformance.tiny_model import VOCAB, Generated, generate, tiny_config

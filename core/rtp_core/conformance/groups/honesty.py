@@ -8,8 +8,9 @@ from functools import partial
 
 import numpy as np
 
-from rtp_core.conformance.case import Case, expect
+from rtp_core.conformance.case import Case
 from rtp_core.conformance.dims import Dims
+from rtp_core.conformance.expectation import expect
 from rtp_core.conformance.groups.composites import check_override, serves
 from rtp_core.conformance.op_check import Setting
 from rtp_core.conformance.settings import BY_OP

@@ -9,7 +9,8 @@ from functools import partial
 from itertools import pairwise
 
 from rtp_core import dtypes
-from rtp_core.conformance.case import Case, CheckFailed, expect
+from rtp_core.conformance.case import Case
+from rtp_core.conformance.expectation import CheckFailed, expect
 from rtp_core.conformance.groups.composites import serves
 from rtp_core.conformance.op_check import Setting, check, results
 from rtp_core.conformance.settings import BY_OP

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, distribution
 
-from rtp_core.conformance.case import Case, expect
+from rtp_core.conformance.case import Case
+from rtp_core.conformance.expectation import expect
 from rtp_core.conformance.subject import Subject
 
 GROUP = "packaging"

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from functools import partial
 from statistics import median
 
-from rtp_core.conformance.case import Case, expect
+from rtp_core.conformance.case import Case
 from rtp_core.conformance.dims import Dims
+from rtp_core.conformance.expectation import expect
 from rtp_core.conformance.groups.composites import serves
 from rtp_core.conformance.op_check import Setting
 from rtp_core.conformance.settings import BY_OP
