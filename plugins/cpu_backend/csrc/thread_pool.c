@@ -99,6 +99,7 @@ typedef struct {
     int64_t done;
 } fetching;
 
+/* A pause, or the time to fetch some more of the piece that this thread will probably be given next. */
 static void pass_time(const rtp_pool *pool, int index, fetching *f) {
     const uintptr_t first = atomic_load_explicit(&pool->ahead, memory_order_relaxed);
     const int64_t piece_bytes = atomic_load_explicit(&pool->ahead_piece_bytes, memory_order_relaxed);

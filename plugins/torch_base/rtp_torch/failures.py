@@ -47,10 +47,11 @@ def no_memory(error: Exception, device: Device, accelerator: Accelerator) -> Lib
         return None
     stats, (total, free), beside = device.arena.stats(), device.memory_info(), device.memory_beside()
     known = ", ".join(f"{holder} has {_mib(nbytes)}" for holder, nbytes in beside.items())
+    peak = f"together at most {_mib(accelerator.peak_beside())} so far, the rest is the driver's and of others"
     held = (
         f"of {_mib(total)} MiB the arena has {_mib(stats.total_bytes)}, {_mib(stats.used_bytes)} of them in use; "
-        f"{_mib(max(0, total - free - stats.total_bytes))} are taken beside it: {known}, together at most "
-        f"{_mib(accelerator.peak_beside())} so far, the rest is the driver's and of others; {_mib(free)} are free"
+        f"{_mib(max(0, total - free - stats.total_bytes))} are taken beside it{f': {known}, {peak}' if known else ''}; "
+        f"{_mib(free)} are free"
     )
     return LibraryMemoryError(
         "out of memory beside the arena",

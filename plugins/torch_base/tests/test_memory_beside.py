@@ -91,6 +91,15 @@ def test_errors_have_it(llm: LLM) -> None:
     assert caught.value.table.count("beside the arena") == 1
 
 
+def test_an_error_of_a_library_names_nobody_where_nobody_tells(
+    device: LazyDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device._accelerator, "memory_beside", dict)
+    failure = device.failure(torch.OutOfMemoryError("CUDA out of memory."))
+    assert isinstance(failure, LibraryMemoryError)
+    assert " are taken beside it; " in failure.why and "together" not in failure.why
+
+
 # -- what is asked of torch.cuda -------------------------------------------------------------------------------------
 
 
